@@ -1,0 +1,36 @@
+# Two commands set everything up on a machine with Python 3.11, make and pip:
+#   make image   a picture from the bundled checkpoint
+#   make test    the whole suite
+PYTHON ?= python3
+PROMPT ?= An image of a squirrel in Picasso style
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: image test lint bench clean
+
+image: $(VENV)/.installed
+	$(BIN)/calotype generate "$(PROMPT)" -o squirrel.png
+
+test: $(VENV)/.test-installed
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(VENV)/.test-installed
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.test-installed
+	$(BIN)/python benchmarks/spine.py
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.test-installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test]"
+	@touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) squirrel.png

@@ -1,0 +1,144 @@
+"""Attention, the transformer block around it, and the transformer on a picture's positions."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .conditioning import Context, Kept, through
+from .layers import Conv2d, Linear
+
+
+class Attention(nn.Module):
+    """Multi-head attention (Vaswani et al. 2017) of tokens on themselves or on a context.
+
+    Args:
+        channels: of the tokens.
+        heads: how many heads of `channels / heads` channels.
+        context_channels: of what is looked at; the tokens themselves by default.
+        bias: whether the query, key and value projections have one.
+        upcast: compute scores in float32.
+    """
+
+    def __init__(
+        self, channels: int, heads: int, context_channels: int | None = None, bias: bool = False, upcast: bool = False
+    ):
+        super().__init__()
+        if channels % heads:
+            raise ValueError(f"{channels} channels cannot be divided among {heads} attention heads")
+        self.heads, self.upcast = heads, upcast
+        self.to_q = Linear(channels, channels, bias=bias)
+        self.to_k = Linear(context_channels or channels, channels, bias=bias)
+        self.to_v = Linear(context_channels or channels, channels, bias=bias)
+        self.to_out = nn.ModuleList([Linear(channels, channels)])
+
+    def forward(self, x: Tensor, context: Tensor | Kept | None = None, mask: Tensor | None = None) -> Tensor:
+        """[B, N, channels] from tokens `x` and, in its place for keys and values, `context` [B, L, context_channels]."""
+        query = self._heads(self.to_q(x))
+        key, value = through(x if context is None else context, self, self._keys_and_values)
+        kind = value.dtype
+        if self.upcast:
+            query, key, value = query.float(), key.float(), value.float()
+        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.to_out[0](seen.transpose(1, 2).flatten(2).to(kind))
+
+    def _keys_and_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        return self._heads(self.to_k(context)), self._heads(self.to_v(context))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """[B, N, C] as [B, heads, N, C / heads]."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class SpatialAttention(Attention):
+    """Self-attention among the positions of a picture [B, C, H, W], as DDPM and the autoencoders have it."""
+
+    def __init__(self, channels: int, head_channels: int | None, groups: int | None, eps: float, output_scale: float = 1.0):
+        super().__init__(channels, channels // (head_channels or channels), bias=True)
+        self.group_norm = nn.GroupNorm(groups, channels, eps) if groups else None
+        self.output_scale = output_scale
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        tokens = x.flatten(2)
+        if self.group_norm is not None:
+            tokens = self.group_norm(tokens)
+        seen = super().forward(tokens.transpose(1, 2)).transpose(1, 2).unflatten(2, x.shape[2:])
+        return (seen + x) / self.output_scale
+
+
+class GatedLinear(nn.Module):
+    """GEGLU (Shazeer 2020): half of a projection, gated by the GELU of the other half."""
+
+    def __init__(self, channels: int, out: int):
+        super().__init__()
+        self.proj = Linear(channels, 2 * out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """Four times as wide, gated, and back."""
+
+    def __init__(self, channels: int, dropout: float = 0.0):
+        super().__init__()
+        self.net = nn.Sequential(GatedLinear(channels, 4 * channels), nn.Dropout(dropout), Linear(4 * channels, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, attention to the context, feed-forward: each on normed tokens and added to them.
+
+    With `only_cross`, the first attention looks at the context too.
+    """
+
+    def __init__(
+        self, channels: int, heads: int, context_channels: int | None, dropout: float = 0.0, only_cross: bool = False,
+        upcast: bool = False,
+    ):
+        super().__init__()
+        self.only_cross = only_cross
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn1 = Attention(channels, heads, context_channels if only_cross else None, upcast=upcast)
+        self.norm2 = nn.LayerNorm(channels)
+        self.attn2 = Attention(channels, heads, context_channels, upcast=upcast)
+        self.norm3 = nn.LayerNorm(channels)
+        self.ff = FeedForward(channels, dropout)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        if self.only_cross:
+            x = x + self.attn1(self.norm1(x), context.states, context.mask)
+        else:
+            x = x + self.attn1(self.norm1(x), mask=context.self_mask)
+        x = x + self.attn2(self.norm2(x), context.states, context.mask)
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks on the positions of a picture [B, C, H, W] (Rombach et al. 2022, appendix E.2.1)."""
+
+    def __init__(
+        self, channels: int, heads: int, context_channels: int | None, layers: int = 1, groups: int = 32,
+        linear_projection: bool = False, dropout: float = 0.0, only_cross: bool = False, upcast: bool = False,
+    ):
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        # two spellings of one operation, and checkpoints have either
+        self.proj_in = Linear(channels, channels) if linear_projection else Conv2d(channels, channels, 1)
+        self.transformer_blocks = nn.ModuleList(
+            TransformerBlock(channels, heads, context_channels, dropout, only_cross, upcast) for _ in range(layers)
+        )
+        self.proj_out = Linear(channels, channels) if linear_projection else Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        tokens = _project(self.proj_in, self.norm(x).flatten(2).transpose(1, 2))
+        for block in self.transformer_blocks:
+            tokens = block(tokens, context)
+        return x + _project(self.proj_out, tokens).transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+def _project(layer: nn.Module, tokens: Tensor) -> Tensor:
+    return F.linear(tokens, layer.weight.flatten(1), layer.bias)  # type: ignore[operator,arg-type]

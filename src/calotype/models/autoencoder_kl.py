@@ -1,0 +1,205 @@
+"""The autoencoder of latent diffusion: pictures to a distribution of latents, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import register_to_config
+from ..outputs import Output
+from ..randomness import Generators, randn
+from ..words import check_choice
+from .base import Model
+from .blocks import BlockOptions, DownBlock, MidBlock, Run, UpBlock
+from .layers import Conv2d
+from .unet import check_lengths, old_attention_name
+
+
+class DiagonalGaussianDistribution:
+    """A normal distribution of latents, each number by itself (Kingma & Welling 2014).
+
+    Args:
+        parameters: [B, 2C, H, W] the means, and the logarithms of the variances (limited to [-30, 20]).
+        deterministic: have no variance.
+    """
+
+    def __init__(self, parameters: Tensor, deterministic: bool = False):
+        self.parameters, self.deterministic = parameters, deterministic
+        self.mean, logvar = parameters.chunk(2, dim=1)
+        self.logvar = logvar.clamp(-30.0, 20.0)
+        self.var = torch.zeros_like(self.mean) if deterministic else self.logvar.exp()
+        self.std = torch.zeros_like(self.mean) if deterministic else (0.5 * self.logvar).exp()
+
+    def sample(self, generator: Generators = None) -> Tensor:
+        """[B, C, H, W] one draw."""
+        return self.mean + self.std * randn(self.mean.shape, generator, self.mean.device, self.mean.dtype)
+
+    def mode(self) -> Tensor:
+        """[B, C, H, W] the likeliest latents: the means."""
+        return self.mean
+
+    def kl(self, other: DiagonalGaussianDistribution | None = None) -> Tensor:
+        """[B] the divergence from `other`, by default from the standard normal."""
+        if self.deterministic:
+            return torch.zeros(1)
+        if other is None:
+            each = self.mean**2 + self.var - 1 - self.logvar
+        else:
+            each = ((self.mean - other.mean) ** 2 + self.var) / other.var - 1 - self.logvar + other.logvar
+        return 0.5 * each.sum(dim=(1, 2, 3))
+
+    def nll(self, sample: Tensor, dims: Sequence[int] = (1, 2, 3)) -> Tensor:
+        """[B] the negative logarithm of the density at `sample`."""
+        if self.deterministic:
+            return torch.zeros(1)
+        each = torch.log(torch.tensor(2 * torch.pi)) + self.logvar + (sample - self.mean) ** 2 / self.var
+        return 0.5 * each.sum(dim=tuple(dims))
+
+
+@dataclass
+class AutoencoderKLOutput(Output):
+    """`latent_dist`: the distribution of a picture's latents."""
+
+    latent_dist: DiagonalGaussianDistribution
+
+
+@dataclass
+class DecoderOutput(Output):
+    """`sample` [B, out_channels, H, W]: the pictures, in [-1, 1]."""
+
+    sample: Tensor
+
+
+class AutoencoderKL(Model):
+    """A variational autoencoder whose latents are small pictures (Rombach et al. 2022, section 3.1).
+
+    Args:
+        in_channels, out_channels: of the pictures.
+        down_block_types, up_block_types: `"DownEncoderBlock2D"` and `"UpDecoderBlock2D"`, one a level.
+        block_out_channels: one a level; all but one halve the size. layers_per_block: residual blocks a level.
+        act_fn, norm_num_groups: of the residual blocks. latent_channels: of the latents.
+        sample_size: height and width of the pictures it was trained on.
+        scaling_factor, shift_factor: latents for diffusion are `(latents - shift_factor) * scaling_factor`.
+        latents_mean, latents_std: the same, a channel at a time, for pipelines that know of it.
+        force_upcast: the decoder overflows in float16 and must run in float32.
+        use_quant_conv, use_post_quant_conv: a 1 x 1 convolution on either side of the latents.
+        mid_block_add_attention: attention in the middle.
+    """
+
+    @register_to_config
+    def __init__(
+        self, in_channels: int = 3, out_channels: int = 3, down_block_types: Sequence[str] = ("DownEncoderBlock2D",),
+        up_block_types: Sequence[str] = ("UpDecoderBlock2D",), block_out_channels: Sequence[int] = (64,),
+        layers_per_block: int = 1, act_fn: str = "silu", latent_channels: int = 4, norm_num_groups: int = 32,
+        sample_size: int = 32, scaling_factor: float = 0.18215, shift_factor: float | None = None,
+        latents_mean: Sequence[float] | None = None, latents_std: Sequence[float] | None = None, force_upcast: bool = True,
+        use_quant_conv: bool = True, use_post_quant_conv: bool = True, mid_block_add_attention: bool = True,
+    ):
+        super().__init__()
+        widths = check_lengths(block_out_channels, down_block_types=down_block_types, up_block_types=up_block_types)
+        for kind in down_block_types:
+            check_choice("down block type", kind, ("DownEncoderBlock2D",))
+        for kind in up_block_types:
+            check_choice("up block type", kind, ("UpDecoderBlock2D",))
+        options = BlockOptions(
+            time_channels=None, layers=layers_per_block, groups=norm_num_groups, eps=1e-6, act=act_fn,
+            attention_groups=norm_num_groups, downsample_padding=0,
+        )
+        self.encoder = Encoder(in_channels, 2 * latent_channels, widths, options, mid_block_add_attention)
+        self.decoder = Decoder(latent_channels, out_channels, widths, options, mid_block_add_attention)
+        self.quant_conv = Conv2d(2 * latent_channels, 2 * latent_channels, 1) if use_quant_conv else None
+        self.post_quant_conv = Conv2d(latent_channels, latent_channels, 1) if use_post_quant_conv else None
+        self.use_slicing = False
+
+    def encode(self, x: Tensor, return_dict: bool = True) -> Any:
+        """The distribution of the latents of pictures `x` [B, in_channels, H, W] in [-1, 1]; H, W multiples of the factor."""
+        moments = self._in_slices(self.encoder, x)
+        if self.quant_conv is not None:
+            moments = self.quant_conv(moments)
+        posterior = DiagonalGaussianDistribution(moments)
+        return AutoencoderKLOutput(posterior) if return_dict else (posterior,)
+
+    def decode(self, z: Tensor, return_dict: bool = True, generator: Generators = None) -> Any:
+        """Pictures [B, out_channels, H, W] from latents `z` (unscaled). `generator` is not used: decoding is deterministic."""
+        if self.post_quant_conv is not None:
+            z = self.post_quant_conv(z)
+        sample = self._in_slices(self.decoder, z)
+        return DecoderOutput(sample) if return_dict else (sample,)
+
+    def forward(
+        self, sample: Tensor, sample_posterior: bool = False, return_dict: bool = True, generator: Generators = None
+    ) -> Any:
+        """Encode and decode: through the mode of the latents, or through a draw."""
+        posterior = self.encode(sample).latent_dist
+        return self.decode(posterior.sample(generator) if sample_posterior else posterior.mode(), return_dict)
+
+    def enable_slicing(self) -> None:
+        """Encode and decode one picture at a time: less memory for large batches."""
+        self.use_slicing = True
+
+    def disable_slicing(self) -> None:
+        """Undo `enable_slicing`."""
+        self.use_slicing = False
+
+    def _in_slices(self, network: nn.Module, x: Tensor) -> Tensor:
+        if self.use_slicing and len(x) > 1:
+            return torch.cat([network(one, self.run) for one in x.split(1)])
+        return network(x, self.run)
+
+    @classmethod
+    def current_name(cls, name: str) -> str:
+        return old_attention_name(name)
+
+
+class Encoder(nn.Module):
+    """Down to the latents' size, and the middle."""
+
+    def __init__(self, channels: int, out: int, widths: list[int], options: BlockOptions, attention: bool):
+        super().__init__()
+        self.conv_in = Conv2d(channels, widths[0], 3, padding=1)
+        self.down_blocks = nn.ModuleList(
+            DownBlock(before, width, options, downsample=i < len(widths) - 1)
+            for i, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False))
+        )
+        self.mid_block = _middle(widths[-1], options, attention)
+        self.conv_norm_out = nn.GroupNorm(options.groups, widths[-1], 1e-6)
+        self.conv_act = nn.SiLU()
+        self.conv_out = Conv2d(widths[-1], out, 3, padding=1)
+
+    def forward(self, x: Tensor, run: Run) -> Tensor:
+        x = self.conv_in(x)
+        for block in self.down_blocks:
+            x, _ = block(x, None, None, run)
+        x = self.mid_block(x, None, None, run)
+        return self.conv_out(self.conv_act(self.conv_norm_out(x)))
+
+
+class Decoder(nn.Module):
+    """The middle, and up to the picture's size."""
+
+    def __init__(self, channels: int, out: int, widths: list[int], options: BlockOptions, attention: bool):
+        super().__init__()
+        widths = widths[::-1]
+        self.conv_in = Conv2d(channels, widths[0], 3, padding=1)
+        self.mid_block = _middle(widths[0], options, attention)
+        self.up_blocks = nn.ModuleList(
+            UpBlock(before, [0] * (options.layers + 1), width, options, upsample=i < len(widths) - 1)
+            for i, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False))
+        )
+        self.conv_norm_out = nn.GroupNorm(options.groups, widths[-1], 1e-6)
+        self.conv_act = nn.SiLU()
+        self.conv_out = Conv2d(widths[-1], out, 3, padding=1)
+
+    def forward(self, x: Tensor, run: Run) -> Tensor:
+        x = self.mid_block(self.conv_in(x), None, None, run)
+        for block in self.up_blocks:
+            x = block(x, None, None, None, run)
+        return self.conv_out(self.conv_act(self.conv_norm_out(x)))
+
+
+def _middle(channels: int, options: BlockOptions, attention: bool) -> MidBlock:
+    return MidBlock(channels, replace(options, attention="self" if attention else "none"))

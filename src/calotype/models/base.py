@@ -1,0 +1,149 @@
+"""What all models share: they are made from a config, loaded from and saved to a folder, and know what they are."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import nn
+
+from ..config import Configured
+from ..files import staged_folder
+from ..hub import split_options
+from ..weights import assign_weights, choose_weights, is_weights, read_tensors, weight_files, write_tensors
+from ..words import check_keywords
+
+_log = logging.getLogger(__name__)
+_Self = TypeVar("_Self", bound="Model")
+
+
+class Model(nn.Module, Configured):
+    """A network with a config.
+
+    A subclass decorates its `__init__` with `register_to_config`. It keeps no buffers that are not in its checkpoints,
+    since a model is built on the meta device and only what a checkpoint holds is ever put in place.
+    """
+
+    weights_stem: ClassVar[str] = "diffusion_pytorch_model"
+    """The weights' file name before `.safetensors`."""
+
+    gradient_checkpointing: bool = False
+
+    # -- loading and saving -----------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls: type[_Self], pretrained_model_name_or_path: str | os.PathLike[str], *,
+        torch_dtype: torch.dtype | str | None = None, variant: str | None = None, use_safetensors: bool | None = None,
+        **kwargs: Any,
+    ) -> _Self:
+        """Load a model, ready to use (in evaluation mode).
+
+        Args:
+            pretrained_model_name_or_path: a bundled name, a folder, or a Hub repository.
+            torch_dtype: the parameters' type; by default float32, whatever is in the file; `"auto"` keeps the file's.
+                `dtype` is taken too.
+            variant: load `….variant.safetensors` (`"fp16"`) where there is one.
+            use_safetensors: `False` allows pickled weights (`.bin`), read by PyTorch's weights-only reader.
+            **kwargs: `subfolder`, the options of `hub.Source`, and config entries to replace.
+
+        Raises:
+            FileNotFoundError: no such checkpoint, or it has no weights; says what was tried or found.
+            ValueError: a file is damaged, or tensors are missing or have wrong shapes; names them.
+        """
+        source, entries = split_options(pretrained_model_name_or_path, kwargs)
+        torch_dtype = torch_dtype or entries.pop("dtype", None)
+        for ignored in ("low_cpu_mem_usage", "device_map", "use_flashpack", "disable_mmap"):
+            entries.pop(ignored, None)  # how Diffusers is told to load well; here it is the only way
+        check_keywords(f"{cls.__name__}.from_pretrained", entries, cls._arguments())
+        prefix = f"{source.subfolder}/" if source.subfolder else ""
+        folder = source.folder(lambda names: [prefix + name for name in cls.choose_files(
+            [name.removeprefix(prefix) for name in names if name.startswith(prefix)], variant, use_safetensors)])
+        config = cls.load_config(folder)
+        with torch.device("meta"):
+            model = cls.from_config(config, **entries)
+        files = weight_files(folder, cls.weights_stem, variant, use_safetensors is not False)
+        tensors = {cls.current_name(name): tensor for name, tensor in read_tensors(files).items()}
+        dtype = None if torch_dtype == "auto" else torch_dtype or torch.float32
+        if dtype is not None and not isinstance(dtype, torch.dtype):
+            raise ValueError(f"torch_dtype is {torch_dtype!r}, but must be a torch dtype such as torch.float16, or 'auto'")
+        unexpected = [n for n in assign_weights(model, tensors, str(folder), dtype) if not cls.is_stale(n)]
+        if unexpected:
+            _log.warning("%s has no use for %d tensors in %r: %s", cls.__name__, len(unexpected), str(folder),
+                         ", ".join(unexpected[:12]))
+        model.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
+        return model.eval()
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], *, variant: str | None = None, max_shard_size: int | str = "10GB",
+        safe_serialization: bool = True,
+    ) -> None:
+        """Write config and weights into a folder, so that Diffusers reads them too.
+
+        Args:
+            variant: written into the file names (`"fp16"`).
+            max_shard_size: weights larger than this (bytes, or text such as `"5GB"`) are divided into several files.
+            safe_serialization: must stay true; pickles are not written.
+        """
+        if not safe_serialization:
+            raise ValueError("weights are saved as safetensors only; leave safe_serialization as it is")
+        with staged_folder(save_directory, lambda name: is_weights(name, self.weights_stem, variant)) as scratch:
+            write_tensors(self.state_dict(), scratch, self.weights_stem, variant, max_shard_size)
+            self.save_config(scratch)
+
+    @classmethod
+    def choose_files(cls, names: list[str], variant: str | None, use_safetensors: bool | None = None) -> list[str]:
+        """Of the names in a model's folder, those that are needed to load it."""
+        weights = choose_weights(names, cls.weights_stem, variant)
+        if not weights and use_safetensors is False:
+            weights = choose_weights(names, cls.weights_stem, variant, "bin")
+        return [name for name in names if name == cls.config_name] + weights
+
+    @classmethod
+    def current_name(cls, name: str) -> str:
+        """The present name of a parameter that older checkpoints call `name`."""
+        return name
+
+    @classmethod
+    def is_stale(cls, name: str) -> bool:
+        """Whether `name` is a tensor that older checkpoints hold and no model needs."""
+        return False
+
+    # -- what it is -------------------------------------------------------------------------------------------------
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the first floating-point parameter."""
+        return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.get_default_dtype())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first parameter is."""
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
+
+    def num_parameters(self, only_trainable: bool = False) -> int:
+        """How many numbers the parameters hold."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
+
+    __repr__ = nn.Module.__repr__
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Keep no activations inside blocks while training: compute them again on the way back (less memory, slower)."""
+        self.gradient_checkpointing = True
+
+    def disable_gradient_checkpointing(self) -> None:
+        """Undo `enable_gradient_checkpointing`."""
+        self.gradient_checkpointing = False
+
+    def run(self, block: Callable[..., Any], *args: Any) -> Any:
+        """Call a block, under gradient checkpointing where that is enabled and gradients are recorded."""
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            from torch.utils.checkpoint import checkpoint
+
+            return checkpoint(block, *args, use_reentrant=False)
+        return block(*args)

@@ -1,0 +1,1 @@
+"""Tasks: each names the parts that it gives to the one denoising loop."""

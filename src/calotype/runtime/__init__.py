@@ -1,0 +1,1 @@
+"""How models run fast and small on the hardware at hand, without a change in what they compute."""

@@ -1,0 +1,115 @@
+"""Convolutions on the CPU with weights laid out in advance.
+
+oneDNN wants weights in blocks of its own and PyTorch gives them to it row by row, so that every call of a convolution lays
+them out again; for the small pictures of a latent UNet that is a good part of the whole call. Here they are laid out once
+for each input size. Kernels of one pixel become matrix products.
+
+Layouts are used only inside `packed_convolutions()`, and each is compared with its weight when a scope first meets it: a
+change of weights between generations is seen, however it came about.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_log = logging.getLogger(__name__)
+_SIZES_KEPT = 3  # input sizes a layer remembers; a layout is as large as the weight
+
+_scope: ContextVar[set[int] | None] = ContextVar("packed_convolutions", default=None)
+
+
+class _Layouts:
+    """The layouts of one layer's weight: by input size, `None` for a size seen once."""
+
+    def __init__(self) -> None:
+        self.mark: tuple[Any, ...] = ()
+        self.by_size: OrderedDict[tuple[int, ...], Tensor | None] = OrderedDict()
+
+
+_layouts: WeakKeyDictionary[nn.Module, _Layouts] = WeakKeyDictionary()
+
+
+@contextmanager
+def packed_convolutions(enabled: bool = True) -> Iterator[None]:
+    """Let convolutions inside this block, on the CPU and without gradients, use layouts of their own."""
+    token = _scope.set(set() if enabled and _works() else None)
+    try:
+        yield
+    finally:
+        _scope.reset(token)
+
+
+def convolve(layer: nn.Conv2d, x: Tensor) -> Tensor | None:
+    """`layer(x)` by the fast path, or `None` where there is none."""
+    scope = _scope.get()
+    if scope is None or x.device.type != "cpu" or x.dtype is not torch.float32 or torch.is_grad_enabled():
+        return None
+    weight = layer.weight
+    if weight.dtype is not torch.float32 or layer.padding_mode != "zeros" or x.ndim != 4 or not len(x):
+        return None
+    if layer.kernel_size == (1, 1) and layer.stride == (1, 1) and layer.groups == 1 and layer.padding == (0, 0):
+        return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), layer.bias).permute(0, 3, 1, 2)
+    layout = _layout(layer, tuple(x.shape), scope)
+    if layout is None:
+        return None
+    return torch.ops.mkldnn._convolution_pointwise(
+        x, layout, layer.bias, layer.padding, layer.stride, layer.dilation, layer.groups, "none", [], "")
+
+
+def _layout(layer: nn.Conv2d, size: tuple[int, ...], scope: set[int]) -> Tensor | None:
+    """The layout for an input size; made when the size is met for the second time, so that single calls cost nothing."""
+    kept = _layouts.get(layer)
+    if kept is None:
+        kept = _layouts[layer] = _Layouts()
+    if id(layer) not in scope or kept.mark[0] != layer.weight._version:
+        mark = _mark(layer.weight)
+        if mark != kept.mark:
+            kept.by_size.clear()
+        kept.mark = mark
+        scope.add(id(layer))
+    if size not in kept.by_size:
+        kept.by_size[size] = None
+        if len(kept.by_size) > _SIZES_KEPT:
+            kept.by_size.popitem(last=False)
+        return None
+    layout = kept.by_size[size]
+    if layout is None:
+        layout = kept.by_size[size] = torch.ops.mkldnn._reorder_convolution_weight(
+            layer.weight.detach(), layer.padding, layer.stride, layer.dilation, layer.groups, list(size))
+    return layout
+
+
+def _mark(weight: Tensor) -> tuple[Any, ...]:
+    """What tells a weight from what it was: in-place changes through `.data` leave the version as it is."""
+    return weight._version, weight.data_ptr(), float(weight.sum()), float(torch.linalg.vector_norm(weight))
+
+
+@functools.cache
+def _works() -> bool:
+    """Whether this build and processor have the operators, and they agree with the plain convolution."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    layer, x = nn.Conv2d(16, 16, 3, padding=1), torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.no_grad():
+            arguments = ([1, 1], [1, 1], [1, 1], 1)
+            layout = torch.ops.mkldnn._reorder_convolution_weight(layer.weight.detach(), *arguments, list(x.shape))
+            fast = torch.ops.mkldnn._convolution_pointwise(x, layout, layer.bias, *arguments, "none", [], "")
+            agrees = torch.allclose(fast, layer(x), rtol=1e-4, atol=1e-5)
+    except (RuntimeError, NotImplementedError, AttributeError, TypeError) as error:
+        _log.info("convolutions run without prepared layouts: %s", str(error).split("\n")[0])
+        return False
+    if not agrees:
+        _log.warning("convolutions run without prepared layouts: on this processor they do not agree with the plain ones")
+    return agrees

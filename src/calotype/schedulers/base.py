@@ -1,0 +1,290 @@
+"""The scheduler that people know, as a thin shell over tables.
+
+A solver's class says which levels it visits (`levels`) and how rows follow from them (`rows`); everything else is here.
+`table` is pure, and is what the library's own loop uses; `set_timesteps` and `step`, for loops of one's own, keep a
+table and a place in it on the object.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import Configured
+from ..outputs import Output
+from ..randomness import Generators, randn
+from ..words import check_keywords
+from .noise import Array, Levels, NoiseSchedule
+from .prediction import make_clip, read_prediction
+from .table import Memory, Row, State, Table
+
+_Self = TypeVar("_Self", bound="Scheduler")
+
+
+@dataclass
+class SchedulerOutput(Output):
+    """What a step returns.
+
+    Attributes:
+        prev_sample: [B, …] the next, less noisy sample: what the model gets next.
+        pred_original_sample: [B, …] the clean sample as this step sees it; for previews.
+    """
+
+    prev_sample: Tensor
+    pred_original_sample: Tensor | None = None
+
+
+class Scheduler(Configured):
+    """Base of all schedulers."""
+
+    config_name = "scheduler_config.json"
+    order: ClassVar[int] = 1
+    memory: ClassVar[Memory] = "x0"
+    """What rows mix of a model output: the clean sample, the noise, or the output as it is."""
+
+    timesteps: Tensor
+    """[n] what the model is told, call by call."""
+
+    # -- what a solver says -----------------------------------------------------------------------------------------
+
+    def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None) -> Levels:
+        """The levels of a trajectory of `steps` steps, or through the given timesteps or VE levels."""
+        raise NotImplementedError
+
+    def rows(self, levels: Levels, **options: Any) -> list[Row]:
+        """One row a model call. `options` are those arguments of `step` that change weights (`eta`, `s_churn`, …)."""
+        raise NotImplementedError
+
+    steps_at_once: ClassVar[bool] = False
+    """`step` works before `set_timesteps`, at every training timesteps."""
+
+    input_is_ve: ClassVar[bool] = False
+    """Samples are variance-exploding, and the model wants them scaled to unit variance."""
+
+    # -- tables -------------------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        """Set up from the config; the end of every `__init__`."""
+        self.noise_schedule = NoiseSchedule(self.config, least_signal=2**-24 if self.input_is_ve else 0.0)
+        self.alphas_cumprod = torch.from_numpy(self.noise_schedule.alphas_cumprod).float()
+        self.betas = torch.from_numpy(self.noise_schedule.betas).float()
+        self.alphas = 1 - self.betas
+        self.num_inference_steps: int | None = None
+        self._begin_index: int | None = None
+        self._place(self.noise_schedule.training_levels(ve=self.input_is_ve), None)
+
+    def table(
+        self, num_inference_steps: int | None = None, *, timesteps: Any = None, sigmas: Any = None, begin: int = 0, **options: Any
+    ) -> Table:
+        """The table of one generation. Pure: nothing on the scheduler changes.
+
+        Args:
+            num_inference_steps: how many steps, unless `timesteps` or `sigmas` say where they are.
+            begin: the row at which the trajectory is entered (image-to-image).
+            **options: the solver's own (`eta`, `s_churn`, …).
+        """
+        check_keywords(f"{type(self).__name__}.table", options, self.step_options())
+        return self._tabulate(self._levels(num_inference_steps, timesteps, sigmas).starting_at(begin), options)
+
+    def _tabulate(self, levels: Levels, options: dict[str, Any]) -> Table:
+        prediction = read_prediction(self.config.prediction_type, levels)
+        return Table(
+            levels, self.rows(levels, **options), prediction, self.memory, make_clip(self.config),
+            self.timesteps_of(levels), [self.input_scale(levels, row) for row in range(len(levels))],
+            self.initial_noise_scale(levels),
+        )
+
+    @classmethod
+    def step_options(cls) -> set[str]:
+        """The options of `table` and `step` that change this solver's weights."""
+        return set(inspect.signature(cls.rows).parameters) - {"self", "levels", "options"}
+
+    def _levels(self, steps: int | None, timesteps: Any, sigmas: Any) -> Levels:
+        given = [name for name, value in (("timesteps", timesteps), ("sigmas", sigmas)) if value is not None]
+        if len(given) > 1:
+            raise ValueError("give timesteps or sigmas, not both")
+        for name in given:
+            values = np.asarray(timesteps if timesteps is not None else sigmas, dtype=np.float64)
+            if values.ndim != 1 or len(values) < (2 if name == "sigmas" else 1) or (np.diff(values) >= 0).any():
+                raise ValueError(f"{name} must be a list of falling numbers, and are {values.tolist()}")
+            if name == "timesteps" and not 0 <= values[-1] <= values[0] < self.noise_schedule.count:
+                raise ValueError(f"timesteps must lie in [0, {self.noise_schedule.count}), and are {values.tolist()}")
+            return self.levels(len(values), **{name: values})
+        if not isinstance(steps, (int, np.integer)) or not 1 <= steps <= self.noise_schedule.count:
+            raise ValueError(
+                f"num_inference_steps is {steps!r}, but must be a whole number from 1 to {self.noise_schedule.count}, "
+                "the number of training timesteps")
+        return self.levels(int(steps))
+
+    def input_scale(self, levels: Levels, row: int) -> float:
+        """What the sample is multiplied by before the model sees it, in row `row`."""
+        return float(1 / np.hypot(levels.alpha[row], levels.sigma[row])) if self.input_is_ve else 1.0
+
+    def timesteps_of(self, levels: Levels, device: torch.device | str | None = None) -> Tensor:
+        """[n] the model's timesteps as a tensor: whole numbers where the solver's are."""
+        return torch.from_numpy(levels.timesteps.astype(np.int64)).to(device)
+
+    def initial_noise_scale(self, levels: Levels) -> float:
+        """The standard deviation of the noise in which a trajectory at its top level begins."""
+        return 1.0
+
+    # -- loops of one's own -----------------------------------------------------------------------------------------
+
+    def _place(self, levels: Levels, device: torch.device | str | None) -> None:
+        self._current = levels
+        self.timesteps = self.timesteps_of(levels, device)
+        self.init_noise_sigma = self.initial_noise_scale(levels)
+        if self.input_is_ve:
+            self.sigmas = torch.from_numpy(levels.sigma).float()
+        self._restart()
+
+    def _restart(self) -> None:
+        self._row: int | None = None
+        self._first = 0
+        self._tables: dict[tuple[Any, ...], Table] = {}
+        self._state: State | None = None
+
+    def _set_timesteps(
+        self, steps: int | None, device: torch.device | str | None, timesteps: Any = None, sigmas: Any = None
+    ) -> None:
+        levels = self._levels(steps, timesteps, sigmas)
+        self.num_inference_steps = len(levels) if steps is None else steps
+        self._begin_index = None
+        self._place(levels, device)
+
+    @property
+    def step_index(self) -> int | None:
+        """The row that the last `step` or `scale_model_input` used; `None` before the first."""
+        return self._row
+
+    @property
+    def begin_index(self) -> int | None:
+        """The row at which the trajectory is entered, where `set_begin_index` said so."""
+        return self._begin_index
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Say which row the trajectory is entered at, instead of finding it by the first timestep."""
+        self._begin_index = begin_index
+
+    def index_for_timestep(self, timestep: float | Tensor) -> int:
+        """The first row whose timestep is `timestep`.
+
+        Raises:
+            ValueError: there is none; says which there are.
+        """
+        found = np.flatnonzero(np.isclose(self._current.timesteps, float(timestep), rtol=1e-6, atol=1e-4))
+        if not len(found):
+            listed = ", ".join(f"{t:g}" for t in self._current.timesteps[:8])
+            raise ValueError(f"timestep {float(timestep):g} is not one of the scheduler's: {listed}, …")
+        return int(found[0])
+
+    def _enter(self, timestep: float | Tensor) -> int:
+        """The row for a call at `timestep`: the next one, if it is that timestep's, else the first that is.
+
+        A timestep on an accelerator is trusted to be the next one, since reading it would wait for the device.
+        """
+        following = self._begin_index or 0 if self._row is None else self._row + 1
+        known = not isinstance(timestep, Tensor) or timestep.device.type == "cpu"
+        if following < len(self._current) and self._row is not None and not known:
+            return following
+        if following < len(self._current) and abs(self._current.timesteps[following] - float(timestep)) < 1e-3:
+            return following
+        return self.index_for_timestep(timestep)
+
+    def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:
+        """The sample as the model wants it, at `timestep`. To be called before every model call."""
+        if not self.input_is_ve:
+            return sample
+        if timestep is None:
+            raise ValueError(f"{type(self).__name__}.scale_model_input needs the timestep")
+        return sample * self.input_scale(self._current, self._enter(timestep))
+
+    def _step(
+        self, output: Tensor, timestep: float | Tensor, sample: Tensor, generator: Generators,
+        return_dict: bool, noise: Tensor | None = None, **options: Any,
+    ) -> Any:
+        if self.num_inference_steps is None and not self.steps_at_once:
+            raise ValueError(f"call {type(self).__name__}.set_timesteps(num_inference_steps) before its step")
+        row = self._enter(timestep)
+        if self._state is None or row != (self._row or 0) + 1 or self._row is None:
+            self._tables, self._first, self._state = {}, row, None
+        key = tuple(options.values())
+        if key not in self._tables:
+            self._tables[key] = self._tabulate(self._current.starting_at(self._first), options)
+        table, i = self._tables[key], row - self._first
+        if self._state is None:
+            self._state = table.new_state()
+        if table.draws_noise(i) and noise is None:
+            noise = randn(sample.shape, generator, sample.device, output.dtype)
+        following = table.step(i, output, sample, self._state, noise)
+        self._row = row
+        if not return_dict:
+            return (following,)
+        return SchedulerOutput(following, table.denoised(i, table.mean_output(output), sample))
+
+    # -- training and image-to-image ----------------------------------------------------------------------------------
+
+    def _levels_at(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """`alpha` and `sigma` at training timesteps (fractions interpolate), shaped to multiply `like` [B, …]."""
+        at = timesteps.detach().to(like.device, torch.float64)
+        kept = torch.from_numpy(self.noise_schedule.alphas_cumprod).to(like.device)
+        below = at.floor().long().clamp(0, len(kept) - 1)
+        kept = torch.lerp(kept[below], kept[(below + 1).clamp(max=len(kept) - 1)], at - at.floor())
+        alpha = kept.sqrt().reshape(-1, *[1] * (like.ndim - 1)).to(like.dtype)
+        sigma = (1 - kept).sqrt().reshape(-1, *[1] * (like.ndim - 1)).to(like.dtype)
+        return alpha, sigma
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Take clean samples to the level of `timesteps` ([B] or one): `alpha · x0 + sigma · noise`.
+
+        Solvers with variance-exploding samples get `x0 + sigma · noise`.
+        """
+        alpha, sigma = self._levels_at(timesteps, original_samples)
+        return original_samples + sigma / alpha * noise if self.input_is_ve else alpha * original_samples + sigma * noise
+
+    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """The target of `v_prediction` training: `alpha · noise - sigma · x0` (Salimans & Ho 2022)."""
+        alpha, sigma = self._levels_at(timesteps, sample)
+        return alpha * noise - sigma * sample
+
+    # -- config -------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls: type[_Self], pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> _Self:
+        """Make a scheduler from the `scheduler_config.json` of a folder, a Hub repository or a bundled checkpoint.
+
+        `subfolder` says where in it; other keyword arguments replace config entries.
+        """
+        config, entries = cls.load_config(pretrained_model_name_or_path, return_unused_kwargs=True, **kwargs)
+        check_keywords(f"{cls.__name__}.from_pretrained", entries, cls._arguments())
+        return cls.from_config(config, **entries)
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+        """Write `scheduler_config.json` into a folder."""
+        self.save_config(save_directory)
+
+    @property
+    def compatibles(self) -> list[type[Scheduler]]:
+        """The scheduler classes that this one's config can be given to."""
+        return _all_schedulers()
+
+    @classmethod
+    def _known_elsewhere(cls) -> set[str]:
+        return {name for other in _all_schedulers() for name in other._arguments()}
+
+    def __len__(self) -> int:
+        return self.noise_schedule.count
+
+
+def _all_schedulers() -> list[type[Scheduler]]:
+    from . import ALL
+
+    return [*ALL]

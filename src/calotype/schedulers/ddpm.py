@@ -1,0 +1,125 @@
+"""DDPM: ancestral sampling (Ho et al. 2020), with fixed or learned variance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import register_to_config
+from ..randomness import Generators
+from ..words import check_choice
+from .base import Scheduler
+from .noise import Array, Levels
+from .table import Row, State, Table
+
+VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range")
+
+
+class DDPMScheduler(Scheduler):
+    """Ancestral sampling of denoising diffusion probabilistic models (Ho, Jain & Abbeel 2020), equations 6 and 7.
+
+    Args:
+        num_train_timesteps: length of the training process.
+        beta_start, beta_end, beta_schedule, trained_betas: its noise; see `noise.make_betas`.
+        variance_type: of the fresh noise: the posterior's (`"fixed_small"`, `"fixed_small_log"`), the forward step's
+            (`"fixed_large"`, `"fixed_large_log"`), or what the model says in its second half of channels: the variance
+            itself (`"learned"`) or where its logarithm lies between the two (`"learned_range"`; Nichol & Dhariwal 2021).
+        clip_sample: clip the predicted clean sample to ±`clip_sample_range`; for models of pixels.
+        prediction_type: `"epsilon"`, `"sample"` or `"v_prediction"`.
+        thresholding, dynamic_thresholding_ratio, sample_max_value: see `prediction.dynamic_threshold`.
+        timestep_spacing: `"linspace"`, `"leading"` or `"trailing"`.
+        steps_offset: added to the timesteps of `leading` spacing.
+        rescale_betas_zero_snr: make the last training timestep pure noise; see `noise.zero_terminal_snr`.
+    """
+
+    steps_at_once = True
+
+    @register_to_config
+    def __init__(
+        self, num_train_timesteps: int = 1000, beta_start: float = 0.0001, beta_end: float = 0.02,
+        beta_schedule: str = "linear", trained_betas: Sequence[float] | None = None, variance_type: str = "fixed_small",
+        clip_sample: bool = True, prediction_type: str = "epsilon", thresholding: bool = False,
+        dynamic_thresholding_ratio: float = 0.995, clip_sample_range: float = 1.0, sample_max_value: float = 1.0,
+        timestep_spacing: str = "leading", steps_offset: int = 0, rescale_betas_zero_snr: bool = False,
+    ):
+        check_choice("variance_type", variance_type, VARIANCE_TYPES)
+        self._prepare()
+
+    def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None) -> Levels:
+        times = timesteps
+        if times is None:
+            times = self.noise_schedule.spaced(self.config.timestep_spacing, steps, self.config.steps_offset).round()
+        return self.noise_schedule.vp_levels(times, 1.0)
+
+    def rows(self, levels: Levels, **options: Any) -> list[Row]:
+        """Equation 7: the posterior's mean, plus noise except at timestep 0."""
+        kept, noisy = levels.alpha**2, levels.sigma**2
+        rows = []
+        for i, timestep in enumerate(levels.timesteps):
+            remains = kept[i] / kept[i + 1]  # alpha_t in the paper; 1 minus it is beta_t
+            row = Row(
+                x={i: np.sqrt(remains) * noisy[i + 1] / noisy[i]},
+                m={i: np.sqrt(kept[i + 1]) * (1 - remains) / noisy[i]},
+                noise=self._spread(1 - remains, noisy[i], noisy[i + 1]) if timestep > 0 else None,
+            )
+            rows.append(row)
+        return rows
+
+    def _spread(self, beta: float, noisy: float, noisy_next: float) -> float:
+        """The standard deviation of the fresh noise; for learned variance 1, since the noise comes scaled."""
+        if self.config.variance_type.startswith("learned"):
+            return 1.0
+        large = self.config.variance_type.startswith("fixed_large")
+        return float(np.sqrt(beta if large else _posterior_variance(beta, noisy, noisy_next)))
+
+    def _tabulate(self, levels: Levels, options: dict[str, Any]) -> Table:
+        table = super()._tabulate(levels, options)
+        if self.config.variance_type.startswith("learned"):
+            return _LearnedVariance(table, in_range=self.config.variance_type == "learned_range")
+        return table
+
+    def set_timesteps(
+        self, num_inference_steps: int | None = None, device: str | torch.device | None = None,
+        timesteps: Sequence[int] | None = None,
+    ) -> None:
+        """Choose the timesteps by their number or one by one, and start again at the first."""
+        self._set_timesteps(num_inference_steps, device, timesteps)
+
+    def step(
+        self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, generator: Generators = None,
+        return_dict: bool = True,
+    ) -> Any:
+        """The sample [B, C, …] at the next timestep. `model_output` is [B, 2C, …] where the variance is learned."""
+        return self._step(model_output, timestep, sample, generator, return_dict)
+
+
+def _posterior_variance(beta: float, noisy: float, noisy_next: float) -> float:
+    return max(beta * noisy_next / noisy, 1e-20)
+
+
+class _LearnedVariance(Table):
+    """A table whose fresh noise is scaled by what the model says: the one step here that is not linear."""
+
+    def __init__(self, table: Table, in_range: bool):
+        self.__dict__.update(table.__dict__)
+        self.in_range = in_range
+        kept, noisy = table.levels.alpha**2, table.levels.sigma**2
+        betas = 1 - kept[:-1] / kept[1:]
+        smallest = [_posterior_variance(*each) for each in zip(betas, noisy[:-1], noisy[1:], strict=True)]
+        self.bounds = list(zip(np.log(smallest).tolist(), np.log(betas).tolist(), strict=True))
+
+    def mean_output(self, output: Tensor) -> Tensor:
+        return output.chunk(2, dim=1)[0]
+
+    def step(self, i: int, output: Tensor, x: Tensor, state: State, noise: Tensor | None = None) -> Tensor:
+        mean, said = output.chunk(2, dim=1)
+        if noise is not None and self.in_range:  # Nichol & Dhariwal 2021, equation 15
+            low, high = self.bounds[i]
+            noise = noise * torch.exp(0.5 * torch.lerp(torch.full_like(said, low), torch.full_like(said, high), (said + 1) / 2))
+        elif noise is not None:
+            noise = noise * said.clamp(min=0).sqrt()
+        return super().step(i, mean, x, state, noise)

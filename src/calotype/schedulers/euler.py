@@ -1,0 +1,135 @@
+"""Euler: one model call a step along the probability-flow ODE, with optional churn (Karras et al. 2022)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import register_to_config
+from ..randomness import Generators
+from ..words import check_choice
+from .base import Scheduler
+from .noise import Array, Levels, beta_ramp, exponential_ramp, karras_ramp
+from .prediction import read_prediction
+from .table import Row
+
+
+class EulerDiscreteScheduler(Scheduler):
+    """Euler's method on `dx/dsigma = (x - x0) / sigma` (Karras et al. 2022, algorithm 2 without its correction). First order.
+
+    Samples are variance-exploding: begin with noise times `init_noise_sigma` and call `scale_model_input`.
+
+    Args:
+        num_train_timesteps: length of the training process.
+        beta_start, beta_end, beta_schedule, trained_betas: its noise; see `noise.make_betas`.
+        prediction_type: `"epsilon"`, `"sample"` or `"v_prediction"`.
+        interpolation_type: place levels between training timesteps `"linear"`, or all of them `"log_linear"`.
+        use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas: place levels by a ramp of `noise`; at most one.
+        sigma_min, sigma_max: the ramp's ends (default: those that the timesteps give).
+        timestep_spacing: `"linspace"`, `"leading"` or `"trailing"`.
+        timestep_type: tell the model a `"discrete"` timestep or, for `v_prediction`, the `"continuous"` `log(sigma) / 4`.
+        steps_offset: added to the timesteps of `leading` spacing.
+        rescale_betas_zero_snr: make the last training timestep (almost) pure noise; see `noise.zero_terminal_snr`.
+        final_sigmas_type: end at `"zero"` or at the smallest training level, `"sigma_min"`.
+    """
+
+    input_is_ve = True
+
+    @register_to_config
+    def __init__(
+        self, num_train_timesteps: int = 1000, beta_start: float = 0.0001, beta_end: float = 0.02,
+        beta_schedule: str = "linear", trained_betas: Sequence[float] | None = None, prediction_type: str = "epsilon",
+        interpolation_type: str = "linear", use_karras_sigmas: bool = False, use_exponential_sigmas: bool = False,
+        use_beta_sigmas: bool = False, sigma_min: float | None = None, sigma_max: float | None = None,
+        timestep_spacing: str = "linspace", timestep_type: str = "discrete", steps_offset: int = 0,
+        rescale_betas_zero_snr: bool = False, final_sigmas_type: str = "zero",
+    ):
+        ramps = [ramp for use, ramp in ((use_karras_sigmas, karras_ramp), (use_exponential_sigmas, exponential_ramp),
+                                        (use_beta_sigmas, beta_ramp)) if use]
+        if len(ramps) > 1:
+            raise ValueError("use_karras_sigmas, use_exponential_sigmas and use_beta_sigmas exclude each other")
+        self._ramp = ramps[0] if ramps else None
+        check_choice("interpolation_type", interpolation_type, ("linear", "log_linear"))
+        check_choice("timestep_type", timestep_type, ("discrete", "continuous"))
+        check_choice("final_sigmas_type", final_sigmas_type, ("zero", "sigma_min"))
+        self._prepare()
+
+    def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None) -> Levels:
+        config, training = self.config, self.noise_schedule.sigmas
+        end = 0.0 if config.final_sigmas_type == "zero" else training[0]
+        if sigmas is not None:  # they name the end too
+            sigmas, times = sigmas[:-1], self.noise_schedule.timestep_of(sigmas[:-1])
+        else:
+            if timesteps is not None and self._ramp is not None:
+                raise ValueError("timesteps cannot be given where the config places the levels by a ramp")
+            spaced = self.noise_schedule.spaced(config.timestep_spacing, steps, config.steps_offset)
+            times = spaced if timesteps is None else timesteps
+            sigmas = np.interp(times, np.arange(len(training)), training)
+            if self._ramp is not None:
+                low = sigmas[-1] if config.sigma_min is None else config.sigma_min
+                high = sigmas[0] if config.sigma_max is None else config.sigma_max
+                sigmas = self._ramp(high, low, len(sigmas))
+                times = self.noise_schedule.timestep_of(sigmas)
+            elif config.interpolation_type == "log_linear":
+                ramp = exponential_ramp(training[-1], training[0], len(sigmas) + 1)
+                sigmas, end = ramp[:-1], ramp[-1]
+        if config.timestep_type == "continuous" and config.prediction_type == "v_prediction":
+            times = 0.25 * np.log(sigmas)
+        ends = np.append(sigmas, end)
+        return Levels(times.astype(np.float32).astype(np.float64), np.ones_like(ends), ends)
+
+    def rows(
+        self, levels: Levels, s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_noise: float = 1.0,
+        **options: Any,
+    ) -> list[Row]:
+        """`x' = x̂ + (x̂ - x0) / sigma̅ · (sigma' - sigma̅)`, where churn has lifted the level from `sigma` to `sigma̅`.
+
+        The model was asked before the churn, so its noise prediction is taken as it is, and its `v` is read with the
+        weights of `sigma`.
+        """
+        x0_x = read_prediction(self.config.prediction_type, levels).x0_x
+        rows = []
+        for i, (sigma, following) in enumerate(zip(levels.sigma[:-1], levels.sigma[1:], strict=True)):
+            churn = min(s_churn / len(levels), math.sqrt(2) - 1) if s_tmin <= sigma <= s_tmax else 0.0
+            lifted = sigma * (1 + churn)
+            fresh = s_noise * math.sqrt(lifted**2 - sigma**2)
+            ratio = following / lifted
+            if self.config.prediction_type == "epsilon":
+                row = Row(x={i: 1.0}, raw_noise=following - lifted, noise=fresh)
+            else:
+                row = Row(x={i: ratio}, m={i: 1 - ratio}, noise=fresh * (ratio + (1 - ratio) * x0_x[i]))
+            rows.append(row if churn > 0 else Row(row.x, row.m, row.raw_noise))
+        return rows
+
+    def timesteps_of(self, levels: Levels, device: torch.device | str | None = None) -> Tensor:
+        return torch.from_numpy(levels.timesteps.astype(np.float32)).to(device)
+
+    def initial_noise_scale(self, levels: Levels) -> float:
+        highest = float(levels.sigma.max())
+        return highest if self.config.timestep_spacing in ("linspace", "trailing") else math.hypot(highest, 1)
+
+    def set_timesteps(
+        self, num_inference_steps: int | None = None, device: str | torch.device | None = None,
+        timesteps: Sequence[float] | None = None, sigmas: Sequence[float] | None = None,
+    ) -> None:
+        """Choose the levels by their number, by timesteps or by sigmas, and start again at the first."""
+        self._set_timesteps(num_inference_steps, device, timesteps, sigmas)
+
+    def step(
+        self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, s_churn: float = 0.0, s_tmin: float = 0.0,
+        s_tmax: float = math.inf, s_noise: float = 1.0, generator: Generators = None, return_dict: bool = True,
+    ) -> Any:
+        """The sample [B, …] at the next level.
+
+        Args:
+            s_churn: how much fresh noise is mixed in, over all steps; 0 is deterministic.
+            s_tmin, s_tmax: only at levels between these.
+            s_noise: the standard deviation of the fresh noise.
+        """
+        return self._step(model_output, timestep, sample, generator, return_dict,
+                          s_churn=s_churn, s_tmin=s_tmin, s_tmax=s_tmax, s_noise=s_noise)

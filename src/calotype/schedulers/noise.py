@@ -1,0 +1,149 @@
+"""Noise levels: how much picture and how much noise a sample holds at each moment, as float64 numbers.
+
+A sample at a level is `x = alpha · x0 + sigma · noise`. Two conventions occur: variance-preserving (VP, `alpha² + sigma² = 1`,
+the samples of DDPM) and variance-exploding (VE, `alpha = 1`, the samples of Karras et al. 2022). They are the same process,
+since `x_ve = x_vp / alpha_vp` and `sigma_ve = sigma_vp / alpha_vp`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..words import check_choice
+
+Array = NDArray[np.float64]
+SPACINGS = ("linspace", "leading", "trailing")
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
+
+
+def make_betas(schedule: str, start: float, end: float, count: int, trained: Sequence[float] | None = None) -> Array:
+    """The variance added at each of `count` training steps.
+
+    `linear` (Ho et al. 2020), `scaled_linear` (linear in the square root; Rombach et al. 2022), `squaredcos_cap_v2`
+    (Nichol & Dhariwal 2021, eq. 17) and `sigmoid` (Xu et al. 2022, GeoDiff). `trained` values replace them all.
+    """
+    if trained is not None:
+        return np.asarray(trained, dtype=np.float64)
+    check_choice("beta_schedule", schedule, BETA_SCHEDULES)
+    if schedule == "linear":
+        return np.linspace(start, end, count)
+    if schedule == "scaled_linear":
+        return np.linspace(start**0.5, end**0.5, count) ** 2
+    if schedule == "sigmoid":
+        return start + (end - start) / (1 + np.exp(-np.linspace(-6, 6, count)))
+    kept = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * math.pi / 2) ** 2
+    return np.minimum(1 - kept[1:] / kept[:-1], 0.999)
+
+
+def zero_terminal_snr(alphas_cumprod: Array) -> Array:
+    """Shift and scale the signal so that none is left at the last step (Lin et al. 2024, algorithm 1)."""
+    signal = np.sqrt(alphas_cumprod)
+    return ((signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])) ** 2
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The moments at which the model is asked, and the level of the sample at each and at the end.
+
+    Attributes:
+        timesteps: [n] what the model is told.
+        alpha, sigma: [n + 1] the sample's levels; the last is where the trajectory ends.
+    """
+
+    timesteps: Array
+    alpha: Array
+    sigma: Array
+
+    def starting_at(self, row: int) -> Levels:
+        """The same trajectory from row `row` on, as image-to-image enters it."""
+        return replace(self, timesteps=self.timesteps[row:], alpha=self.alpha[row:], sigma=self.sigma[row:])
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+
+class NoiseSchedule:
+    """The training process of a config: the level at each training timestep, 0 (clean) to `count - 1` (noise).
+
+    Its levels are rounded to single precision where models are trained with them so rounded: the smallest sigma, where
+    `1 - alphas_cumprod` cancels, would otherwise differ from the trained one by one part in several thousand.
+    """
+
+    def __init__(self, config: Any, least_signal: float = 0.0):
+        """`least_signal` stands for a terminal signal of zero, for solvers that divide by it."""
+        betas = make_betas(config.beta_schedule, config.beta_start, config.beta_end,
+                           config.num_train_timesteps, config.trained_betas)
+        kept = np.cumprod((1 - betas.astype(np.float32)).astype(np.float64)).astype(np.float64)
+        if config.get("rescale_betas_zero_snr"):
+            kept = zero_terminal_snr(kept)
+            kept[-1] = least_signal
+        self.alphas_cumprod: Array = kept.astype(np.float32).astype(np.float64)
+        self.count = len(self.alphas_cumprod)
+
+    @property
+    def betas(self) -> Array:
+        return 1 - self.alphas_cumprod / np.append(1.0, self.alphas_cumprod[:-1])
+
+    @property
+    def sigmas(self) -> Array:
+        """The VE levels, rising with the timestep."""
+        return np.sqrt((1 - self.alphas_cumprod) / self.alphas_cumprod)
+
+    def vp_levels(self, timesteps: Array, final_alpha_cumprod: float) -> Levels:
+        """VP levels at whole timesteps, ending at `final_alpha_cumprod`."""
+        if timesteps[0] >= self.count:
+            raise ValueError(f"the first timestep is {timesteps[0]:g}, and training had {self.count}: "
+                             "take fewer steps, or a smaller steps_offset")
+        kept = np.append(self.alphas_cumprod[timesteps.astype(int)], final_alpha_cumprod)
+        return Levels(timesteps, np.sqrt(kept), np.sqrt(1 - kept))
+
+    def training_levels(self, ve: bool) -> Levels:
+        """Every training timestep, falling."""
+        times = np.arange(self.count, dtype=np.float64)[::-1]
+        if not ve:
+            return self.vp_levels(times, 1.0)
+        sigmas = np.append(self.sigmas[::-1], 0.0)
+        return Levels(times, np.ones_like(sigmas), sigmas)
+
+    def spaced(self, spacing: str, steps: int, offset: int = 0) -> Array:
+        """`steps` timesteps, falling (Lin et al. 2024, table 2); whole numbers except for some `linspace`."""
+        check_choice("timestep_spacing", spacing, SPACINGS)
+        if spacing == "linspace":
+            return np.linspace(0, self.count - 1, steps, dtype=np.float64)[::-1]
+        if spacing == "leading":
+            return np.arange(steps, dtype=np.float64)[::-1] * (self.count // steps) + offset
+        return np.round(np.arange(self.count, 0, -self.count / steps, dtype=np.float64)) - 1
+
+    def timestep_of(self, sigmas: Array) -> Array:
+        """The (fractional) timestep of each VE level, by interpolation between the logarithms of the levels."""
+        known = np.log(self.sigmas)
+        return np.asarray(np.interp(np.log(np.maximum(sigmas, 1e-10)), known, np.arange(self.count)), dtype=np.float64)
+
+
+# -- ramps: ways to place n levels between the largest and the smallest --------------------------------------------------
+
+
+def karras_ramp(largest: float, smallest: float, count: int, rho: float = 7.0) -> Array:
+    """Karras et al. 2022, eq. 5."""
+    ramp = np.linspace(0, 1, count)
+    return (largest ** (1 / rho) + ramp * (smallest ** (1 / rho) - largest ** (1 / rho))) ** rho
+
+
+def exponential_ramp(largest: float, smallest: float, count: int) -> Array:
+    """Evenly spaced logarithms."""
+    return np.exp(np.linspace(math.log(largest), math.log(smallest), count))
+
+
+def beta_ramp(largest: float, smallest: float, count: int, a: float = 0.6, b: float = 0.6) -> Array:
+    """Quantiles of a beta distribution (Lee et al. 2024, "Beta Sampling is All You Need"). Needs SciPy."""
+    try:
+        from scipy.stats import beta
+    except ImportError as error:
+        raise ImportError("use_beta_sigmas needs SciPy: pip install 'calotype[scipy]'") from error
+    return np.asarray(smallest + beta.ppf(1 - np.linspace(0, 1, count), a, b) * (largest - smallest), dtype=np.float64)

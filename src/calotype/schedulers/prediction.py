@@ -1,0 +1,68 @@
+"""Where the kinds of model output meet: each is a linear function of the clean sample, the noise and the sample.
+
+Whatever a model was trained to predict, what it says about the clean sample and about the noise is
+
+    x0 = x0_x · x + x0_out · output          noise = noise_x · x + noise_out · output
+
+with weights that depend on the level alone. Only clipping is not linear, and it is here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..words import check_choice
+from .noise import Array, Levels
+
+PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+Clip = Callable[[Tensor], Tensor]
+
+
+class Prediction(NamedTuple):
+    """The weights above for each row, [n] each."""
+
+    x0_x: Array
+    x0_out: Array
+    noise_x: Array
+    noise_out: Array
+
+
+def read_prediction(kind: str, levels: Levels) -> Prediction:
+    """How to read outputs of `kind` at each level.
+
+    `epsilon`: the noise (Ho et al. 2020). `sample`: the clean sample. `v_prediction`: `a · noise - s · x0`, where
+    `(a, s)` is the level scaled to `a² + s² = 1` (Salimans & Ho 2022, appendix D).
+    """
+    check_choice("prediction_type", kind, PREDICTION_TYPES)
+    alpha, sigma = levels.alpha[:-1], levels.sigma[:-1]
+    zero, one = np.zeros_like(alpha), np.ones_like(alpha)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a level without signal or noise has no such reading
+        if kind == "epsilon":
+            return Prediction(1 / alpha, -sigma / alpha, zero, one)
+        if kind == "sample":
+            return Prediction(zero, one, 1 / sigma, -alpha / sigma)
+        norm = np.hypot(alpha, sigma)
+        return Prediction(alpha / norm**2, -sigma / norm, sigma / norm**2, alpha / norm)
+
+
+def make_clip(config: Any) -> Clip | None:
+    """What a config does to every predicted clean sample: threshold, clip, or nothing (`None`)."""
+    if config.get("thresholding"):
+        ratio, limit = config.dynamic_thresholding_ratio, config.sample_max_value
+        return lambda x0: dynamic_threshold(x0, ratio, limit)
+    if config.get("clip_sample"):
+        bound = config.clip_sample_range
+        return lambda x0: x0.clamp(-bound, bound)
+    return None
+
+
+def dynamic_threshold(x0: Tensor, ratio: float, limit: float) -> Tensor:
+    """Clip each sample at its own `ratio` quantile, between 1 and `limit`, and scale to [-1, 1] (Saharia et al. 2022, 2.3)."""
+    size = torch.quantile(x0.float().abs().flatten(1), ratio, dim=1).clamp(1, limit)
+    size = size.to(x0.dtype).view(-1, *[1] * (x0.ndim - 1))
+    return x0.clamp(-size, size) / size
