@@ -1,3 +1,9 @@
+from . import hub as hub
+from . import images as images
+from . import models as models
+from . import pipelines as pipelines
+from . import runtime as runtime
+from . import schedulers as schedulers
 from .config import FrozenConfig as FrozenConfig
 from .config import register_to_config as register_to_config
 from .image_processor import CLIPImageProcessor as CLIPImageProcessor
@@ -5,8 +11,8 @@ from .models.autoencoder_kl import AutoencoderKL as AutoencoderKL
 from .models.base import Model as Model
 from .models.clip_text import CLIPTextModel as CLIPTextModel
 from .models.clip_text import CLIPTextModelWithProjection as CLIPTextModelWithProjection
-from .models.safety_checker import CLIPVisionModel as CLIPVisionModel
-from .models.safety_checker import CLIPVisionModelWithProjection as CLIPVisionModelWithProjection
+from .models.clip_vision import CLIPVisionModel as CLIPVisionModel
+from .models.clip_vision import CLIPVisionModelWithProjection as CLIPVisionModelWithProjection
 from .models.safety_checker import StableDiffusionSafetyChecker as StableDiffusionSafetyChecker
 from .models.unet_2d import UNet2DModel as UNet2DModel
 from .models.unet_2d_condition import UNet2DConditionModel as UNet2DConditionModel

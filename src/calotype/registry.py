@@ -19,7 +19,7 @@ _DIFFUSERS = {
 _TRANSFORMERS = {
     "image_processor": ("CLIPImageProcessor",),
     "models.clip_text": ("CLIPTextModel", "CLIPTextModelWithProjection"),
-    "models.safety_checker": ("CLIPVisionModel", "CLIPVisionModelWithProjection"),
+    "models.clip_vision": ("CLIPVisionModel", "CLIPVisionModelWithProjection"),
     "tokenizer": ("CLIPTokenizer",),
 }
 _STABLE_DIFFUSION = {"models.safety_checker": ("StableDiffusionSafetyChecker",)}
@@ -40,6 +40,16 @@ _HOMES = {
 }
 
 
+def entry(component: object) -> list[str | None]:
+    """What `model_index.json` says of a component: its library and class."""
+    if component is None:
+        return [None, None]
+    own = next((cls.__name__ for cls in type(component).__mro__ if cls.__name__ in _HOMES), None)
+    if own is None:
+        return [type(component).__module__.split(".")[0], type(component).__name__]
+    return [_HOMES[own][0], own]
+
+
 def known(name: str) -> bool:
     """Whether `find` has a class of that name."""
     return _SAME.get(name, name) in _HOMES
@@ -55,11 +65,3 @@ def find(name: str) -> Any:
     if name not in _HOMES:
         raise ValueError(f"no class {name!r}{nearest(name, _HOMES)} (there are {listing(sorted(_HOMES))})")
     return getattr(import_module(f".{_HOMES[name][1]}", __package__), name)
-
-
-def library_of(component: object) -> str:
-    """The library that `model_index.json` names for a component: the one that others would load it with."""
-    for cls in type(component).__mro__:
-        if cls.__name__ in _HOMES:
-            return _HOMES[cls.__name__][0]
-    raise ValueError(f"a {type(component).__name__} cannot be saved in a pipeline: files have no name for it")

@@ -7,7 +7,8 @@ import torch
 
 import calotype.schedulers as ours
 
-from .plans import PLANS, Case, cases, every, make, trajectory
+from .cases import Case, every, make, trajectory
+from .plans import PLANS, cases
 
 ROUNDING = 2**-22
 """Of the oracle: it subtracts single-precision numbers of the size of the sample before the step, which at the
@@ -21,11 +22,14 @@ def test_equals_oracle(case: Case, oracle):
 
     assert mine.timesteps.dtype == theirs.timesteps.dtype
     torch.testing.assert_close(mine.timesteps, theirs.timesteps, rtol=1e-5, atol=1e-4)
-    assert mine.num_inference_steps == theirs.num_inference_steps
+    assert theirs.num_inference_steps in (mine.num_inference_steps, None)  # the peer's DDPM forgets it
     assert float(mine.init_noise_sigma) == pytest.approx(float(theirs.init_noise_sigma), rel=1e-5)
     if hasattr(theirs, "sigmas"):
         expected = theirs.sigmas[: len(mine.timesteps) + 1]  # log_linear: see test_differences.py
-        torch.testing.assert_close(mine.sigmas, expected.float(), rtol=1e-4, atol=1e-6)
+        allowed = 2e-5 * mine.sigmas
+        if case.config.get("rescale_betas_zero_snr"):  # the peer computes 1 - alphas_cumprod of these once more
+            allowed += ROUNDING * (1 + mine.sigmas**2) / (2 * mine.sigmas).clamp(min=1e-6)
+        assert ((mine.sigmas - expected.float()).abs() <= allowed).all()
 
     assert len(samples) == len(reference)
     for i in range(1, len(samples)):
@@ -72,8 +76,8 @@ def test_image_to_image_start(name: str, told: bool, oracle):
 
 @every("name", sorted(PLANS))
 def test_many_steps(name: str, oracle):
-    """As many steps as training had: every level, and for PNDM no middle between two timesteps (bug reported)."""
-    case = Case(name, {"num_train_timesteps": 50}, steps=50)
+    """As many steps as training had: every level. (The peer's Runge-Kutta steps have no middle then.)"""
+    case = Case(name, {"num_train_timesteps": 50, **({"skip_prk_steps": True} if name == "PNDMScheduler" else {})}, 50)
     (_, reference), (_, samples) = case.run(oracle), case.run(ours)
     for expected, mine in zip(reference, samples, strict=True):
         torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))

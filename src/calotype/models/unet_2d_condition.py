@@ -85,9 +85,8 @@ class UNet2DConditionModel(Model):
         widths = check_lengths(block_out_channels, down_block_types=down_block_types, up_block_types=up_block_types)
         count = len(widths)
         layers = _per_level("layers_per_block", layers_per_block, count)
-        heads_like_dim = num_attention_heads if num_attention_heads is not None else attention_head_dim
-        heads = _per_level("num_attention_heads", heads_like_dim, count)
         head_channels = _per_level("attention_head_dim", attention_head_dim, count)
+        heads = head_channels if num_attention_heads is None else _per_level("num_attention_heads", num_attention_heads, count)
         contexts = _per_level("cross_attention_dim", cross_attention_dim, count)
         depths = _per_level("transformer_layers_per_block", transformer_layers_per_block, count)
         only_cross = _per_level("only_cross_attention", only_cross_attention, count)

@@ -17,7 +17,7 @@ from ..config import Configured, FrozenConfig
 from ..files import read_json, staged_folder
 from ..hub import split_options
 from ..outputs import Output
-from ..registry import find, known, library_of
+from ..registry import entry, find, known
 from ..weights import is_weights
 from ..words import check_keywords, listing, nearest
 
@@ -65,10 +65,9 @@ class DiffusionPipeline(Configured):
     @property
     def config(self) -> FrozenConfig:
         """What `model_index.json` says: for each component its library and class."""
-        entries = {name: [None, None] if part is None else [library_of(part), type(part).__name__]
-                   for name, part in self.components.items()}
+        entries = {name: entry(part) for name, part in self.components.items()}
         options = {name: value for name, value in self._config.items() if name not in entries and not name.startswith("_use")}
-        return FrozenConfig({**options, **{name: tuple(entry) for name, entry in entries.items()}})
+        return FrozenConfig({**options, **{name: tuple(said) for name, said in entries.items()}})
 
     def _config_to_save(self) -> dict[str, Any]:
         shown = {name: list(value) if isinstance(value, tuple) else value for name, value in self.config.items()}
@@ -103,8 +102,8 @@ class DiffusionPipeline(Configured):
         parameters = inspect.signature(pipeline_class.__init__).parameters
         takes = [name for name in parameters if name != "self"]
         check_keywords(f"{pipeline_class.__name__}.from_pretrained", given, takes + list(loading))
-        named = {name: tuple(entry) for name, entry in index.items() if isinstance(entry, (list, tuple)) and len(entry) == 2}
-        wanted = {name: entry for name, entry in named.items() if name in takes and name not in given and entry[1]}
+        named = {name: tuple(said) for name, said in index.items() if isinstance(said, (list, tuple)) and len(said) == 2}
+        wanted = {name: said for name, said in named.items() if name in takes and name not in given and said[1]}
         folder = source.folder(lambda names: _choose_files(names, wanted, loading))
         parts: dict[str, Any] = {}
         for name in _progress(takes, wanted):
@@ -175,6 +174,9 @@ class DiffusionPipeline(Configured):
             variant: written into the weights' file names (`"fp16"`).
             max_shard_size: weights larger than this are divided into several files.
         """
+        for name, component in self.components.items():
+            if component is not None and not known(str(entry(component)[1])):
+                raise ValueError(f"{name} is a {type(component).__name__}, which files have no name for: it cannot be saved")
         stems = {str(component.weights_stem) for component in self._models()}
         with staged_folder(save_directory, lambda name: any(is_weights(name, stem, variant) for stem in stems)) as scratch:
             for name, component in self.components.items():

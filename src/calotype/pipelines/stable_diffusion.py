@@ -53,6 +53,8 @@ class StableDiffusionPipeline(DiffusionPipeline):
         self, vae: Any, text_encoder: Any, tokenizer: Any, unet: Any, scheduler: Any, safety_checker: Any = None,
         feature_extractor: Any = None, image_encoder: Any = None, requires_safety_checker: bool = True,
     ):
+        if safety_checker is not None and feature_extractor is None:
+            raise ValueError("a safety_checker needs a feature_extractor: give both, or safety_checker=None")
         self.register_modules(
             vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler,
             safety_checker=safety_checker, feature_extractor=feature_extractor, image_encoder=image_encoder,

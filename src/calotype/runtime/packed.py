@@ -30,11 +30,11 @@ _scope: ContextVar[set[int] | None] = ContextVar("packed_convolutions", default=
 
 
 class _Layouts:
-    """The layouts of one layer's weight: by input size, `None` for a size seen once."""
+    """The layouts of one layer's weight, by input size."""
 
     def __init__(self) -> None:
         self.mark: tuple[Any, ...] = ()
-        self.by_size: OrderedDict[tuple[int, ...], Tensor | None] = OrderedDict()
+        self.by_size: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
 
 
 _layouts: WeakKeyDictionary[nn.Module, _Layouts] = WeakKeyDictionary()
@@ -61,14 +61,12 @@ def convolve(layer: nn.Conv2d, x: Tensor) -> Tensor | None:
     if layer.kernel_size == (1, 1) and layer.stride == (1, 1) and layer.groups == 1 and layer.padding == (0, 0):
         return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), layer.bias).permute(0, 3, 1, 2)
     layout = _layout(layer, tuple(x.shape), scope)
-    if layout is None:
-        return None
     return torch.ops.mkldnn._convolution_pointwise(
         x, layout, layer.bias, layer.padding, layer.stride, layer.dilation, layer.groups, "none", [], "")
 
 
-def _layout(layer: nn.Conv2d, size: tuple[int, ...], scope: set[int]) -> Tensor | None:
-    """The layout for an input size; made when the size is met for the second time, so that single calls cost nothing."""
+def _layout(layer: nn.Conv2d, size: tuple[int, ...], scope: set[int]) -> Tensor:
+    """The layout for an input size, made when first met: rounding must not depend on what was computed before."""
     kept = _layouts.get(layer)
     if kept is None:
         kept = _layouts[layer] = _Layouts()
@@ -78,15 +76,13 @@ def _layout(layer: nn.Conv2d, size: tuple[int, ...], scope: set[int]) -> Tensor 
             kept.by_size.clear()
         kept.mark = mark
         scope.add(id(layer))
-    if size not in kept.by_size:
-        kept.by_size[size] = None
-        if len(kept.by_size) > _SIZES_KEPT:
-            kept.by_size.popitem(last=False)
-        return None
-    layout = kept.by_size[size]
+    layout = kept.by_size.pop(size, None)
     if layout is None:
-        layout = kept.by_size[size] = torch.ops.mkldnn._reorder_convolution_weight(
+        layout = torch.ops.mkldnn._reorder_convolution_weight(
             layer.weight.detach(), layer.padding, layer.stride, layer.dilation, layer.groups, list(size))
+    kept.by_size[size] = layout
+    if len(kept.by_size) > _SIZES_KEPT:
+        kept.by_size.popitem(last=False)
     return layout
 
 
@@ -100,13 +96,14 @@ def _works() -> bool:
     """Whether this build and processor have the operators, and they agree with the plain convolution."""
     if not torch.backends.mkldnn.is_available():
         return False
-    layer, x = nn.Conv2d(16, 16, 3, padding=1), torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    own = torch.Generator().manual_seed(0)  # the user's random numbers stay untouched
+    x, weight, bias = (torch.randn(*shape, generator=own) for shape in ((2, 16, 8, 8), (16, 16, 3, 3), (16,)))
+    arguments = ([1, 1], [1, 1], [1, 1], 1)
     try:
         with torch.no_grad():
-            arguments = ([1, 1], [1, 1], [1, 1], 1)
-            layout = torch.ops.mkldnn._reorder_convolution_weight(layer.weight.detach(), *arguments, list(x.shape))
-            fast = torch.ops.mkldnn._convolution_pointwise(x, layout, layer.bias, *arguments, "none", [], "")
-            agrees = torch.allclose(fast, layer(x), rtol=1e-4, atol=1e-5)
+            layout = torch.ops.mkldnn._reorder_convolution_weight(weight, *arguments, list(x.shape))
+            fast = torch.ops.mkldnn._convolution_pointwise(x, layout, bias, *arguments, "none", [], "")
+            agrees = torch.allclose(fast, F.conv2d(x, weight, bias, padding=1), rtol=1e-4, atol=1e-4)
     except (RuntimeError, NotImplementedError, AttributeError, TypeError) as error:
         _log.info("convolutions run without prepared layouts: %s", str(error).split("\n")[0])
         return False

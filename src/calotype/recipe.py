@@ -1,0 +1,197 @@
+"""How a picture was made, kept in its own file: enough to make it again, and to tell whether it is the same.
+
+A recipe comes with a picture, from anywhere. It is data: types and ranges are checked, class names are looked up, and it
+cannot make this machine open a folder or ask the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from . import __version__, registry
+from .files import staged_file
+from .hub import BUNDLED
+from .words import check_choice, check_keywords, nearest
+
+FORMAT = 1  # of recipes; older ones stay readable
+DTYPES = ("float32", "float16", "bfloat16")
+KEY = "calotype"  # of the PNG's text chunk
+SCHEDULERS = sorted(name for name in registry._HOMES if name.endswith("Scheduler"))  # known without loading one
+
+_KINDS: dict[Any, Any] = {"str": str, "str | None": (str, type(None)), "int": int, "float": (int, float), "dict": dict}
+_LIMITS = {"steps": (1, 10_000), "height": (1, 8192), "width": (1, 8192), "seed": (0, 2**53), "batch": (1, 64),
+           "index": (0, 63), "guidance": (-1e4, 1e4)}
+_DIGITS = {"model_hash": 64, "pixels": 64, "revision": 40}
+_CHOICES = {"dtype": DTYPES, "task": ("text-to-image",), "generator": ("torch CPU mt19937",), "format": (FORMAT,)}
+
+
+def versions() -> dict[str, str]:
+    """What a picture's last bits depend on."""
+    import torch
+
+    return {"calotype": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
+
+
+def pixel_hash(picture: Any) -> str:
+    """sha256 of a PIL image's RGB bytes, row by row."""
+    return hashlib.sha256(picture.convert("RGB").tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a picture follows from. Every field is checked; an error names it.
+
+    Attributes:
+        model, revision, variant: the checkpoint's name (of a local folder its last name only), its Hub commit, its variant.
+        model_hash: sha256 of the checkpoint's content. scheduler, scheduler_config: its class and whole config.
+        seed: of this picture's own generator. index, batch: it was picture `index` of `batch` made together, whose seeds
+            follow each other. Alone it would be the same but for rounding; in such a batch it is the same.
+        device: the type of device. versions: see `versions`. pixels: its `pixel_hash`, set when it is saved.
+    """
+
+    model: str
+    model_hash: str
+    prompt: str
+    seed: int
+    steps: int
+    guidance: float
+    height: int
+    width: int
+    scheduler: str
+    scheduler_config: dict
+    negative_prompt: str = ""
+    revision: str | None = None
+    variant: str | None = None
+    index: int = 0
+    batch: int = 1
+    dtype: str = "float32"
+    device: str = "cpu"
+    generator: str = "torch CPU mt19937"
+    versions: dict = field(default_factory=versions)
+    pixels: str = ""
+    task: str = "text-to-image"
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        for name, kind in ((entry.name, entry.type) for entry in fields(self)):
+            value = getattr(self, name)
+            if not isinstance(value, _KINDS[kind]) or isinstance(value, bool):
+                raise TypeError(f"a recipe's {name} is {kind}, and this is {value!r:.80}")
+            if name in _LIMITS and not _LIMITS[name][0] <= value <= _LIMITS[name][1]:  # NaN is neither
+                raise ValueError(f"a recipe's {name} is {value!r:.80}, but must be from %g to %g" % _LIMITS[name])
+            check_choice(f"a recipe's {name}", value, _CHOICES.get(name, (value,)))
+            if name in _DIGITS and value and not re.fullmatch(rf"[0-9a-f]{{{_DIGITS[name]}}}", value):
+                raise ValueError(f"a recipe's {name} is {value!r:.80}, but must be {_DIGITS[name]} hexadecimal digits")
+        if self.index >= self.batch or self.index > self.seed:
+            raise ValueError(f"a recipe's picture {self.index} with seed {self.seed} cannot be one of {self.batch}, seeds from 0 on")
+        for key, value in self.scheduler_config.items():
+            if not key.isidentifier() or (isinstance(value, (int, float)) and not abs(value) <= 1e6):
+                raise ValueError(f"a recipe's scheduler_config cannot have {key!r:.80}: {value!r:.80}")
+        object.__setattr__(self, "guidance", float(self.guidance))
+
+    # -- in and out -------------------------------------------------------------------------------------------------
+
+    def to_json(self) -> str:
+        """The recipe as JSON text, in ASCII."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, anyway: bool = False) -> Recipe:
+        """The recipe in `text`; `anyway` takes what it can from a newer format."""
+        try:
+            content = dict(json.loads(text).items())
+        except (ValueError, RecursionError, AttributeError) as error:
+            raise ValueError(f"the recipe is damaged: it is no JSON object ({error})") from None
+        version, names = content.get("format"), [entry.name for entry in fields(cls)]
+        if isinstance(version, int) and version > FORMAT:
+            if not anyway:
+                raise ValueError(f"the recipe has the format {version!r:.20}, and Calotype {__version__} reads up to {FORMAT}; "
+                                 "--anyway takes from it what it can")
+            content = {name: value for name, value in content.items() if name in names} | {"format": FORMAT}
+        check_keywords("a recipe", content, names)
+        return cls(**content)
+
+    @classmethod
+    def from_png(cls, path: str | os.PathLike[str], anyway: bool = False) -> Recipe:
+        """The recipe in a PNG. A file that is damaged, is no PNG or has no good recipe is a `ValueError` that says so."""
+        from PIL import Image
+
+        try:
+            with Image.open(path, formats=("PNG",)) as picture:
+                picture.load()
+                text = picture.text  # type: ignore[attr-defined]
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            if getattr(error, "errno", None):
+                raise
+            raise ValueError(f"{str(path)!r} is damaged or no PNG ({error})") from None
+        if KEY not in text:
+            other = " (its 'parameters' are of another program)" if "parameters" in text else ""
+            raise ValueError(f"{str(path)!r} holds no recipe{other}: only a PNG as Calotype saved it has one")
+        try:
+            return cls.from_json(text[KEY], anyway)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{str(path)!r}: {error}") from None
+
+    def save_png(self, picture: Any, path: str | os.PathLike[str]) -> None:
+        """Write a PIL image with this recipe and the hash of its pixels, whole or not at all."""
+        from PIL.PngImagePlugin import PngInfo
+
+        unwanted = f"\nNegative prompt: {self.negative_prompt}" if self.negative_prompt else ""
+        shown = (f"{self.prompt}{unwanted}\nSteps: {self.steps}, Sampler: {self.scheduler}, CFG scale: {self.guidance:g}, "
+                 f"Seed: {self.seed}, Size: {self.width}x{self.height}, Model hash: {self.model_hash[:10]}, "
+                 f"Model: {self.model}, Version: Calotype {__version__}")
+        text = PngInfo()
+        text.add_itxt(KEY, replace(self, pixels=pixel_hash(picture)).to_json())
+        text.add_text("parameters", shown.encode("utf-8", "replace").decode())
+        with staged_file(path) as scratch:
+            picture.save(scratch, "PNG", pnginfo=text)
+
+    # -- making -----------------------------------------------------------------------------------------------------
+
+    def load(self, model: str | None = None, allow_download: bool = False, anyway: bool = False) -> Any:
+        """The pipeline that this recipe asks for, on the CPU.
+
+        `model` is used instead of the checkpoint named, which is otherwise looked for among those that came with the library
+        and in the cache of Hub files; `allow_download` asks the Hub too. `anyway` forgives an unknown scheduler.
+        """
+        import torch
+
+        from .pipelines.base import DiffusionPipeline
+
+        on_hub = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", self.model, re.ASCII) and not os.path.lexists(self.model)
+        if not (model or on_hub or self.model in BUNDLED):
+            raise FileNotFoundError(f"the recipe names a local model, {self.model!r:.80}, and no folder is opened "
+                                    "because a picture names it: say where it is with --model FOLDER")
+        options: dict[str, Any] = {"local_files_only": not (model or allow_download)}
+        if self.scheduler in SCHEDULERS:
+            options["scheduler"] = registry.find(self.scheduler).from_config(self.scheduler_config)
+        elif not anyway:
+            raise ValueError(f"no scheduler {self.scheduler!r:.80}, as the recipe has it{nearest(self.scheduler, SCHEDULERS)}")
+        return DiffusionPipeline.from_pretrained(
+            model or self.model, revision=None if model else self.revision, variant=self.variant,
+            torch_dtype=getattr(torch, self.dtype), **options)
+
+    def pictures(self, pipeline: Any, on_step: Callable[[int, int], object] = lambda done, total: None) -> list[Any]:
+        """All pictures of this one's batch, as PIL images. `on_step` is told the steps done and how many there are."""
+        import torch
+
+        def after_step(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            on_step(step + 1, pipeline.num_timesteps)
+            return {}
+
+        first = self.seed - self.index
+        return pipeline(
+            self.prompt, height=self.height, width=self.width, num_inference_steps=self.steps, guidance_scale=self.guidance,
+            negative_prompt=self.negative_prompt, num_images_per_prompt=self.batch, callback_on_step_end=after_step,
+            generator=[torch.Generator("cpu").manual_seed(first + i) for i in range(self.batch)]).images
+
+    def generate(self, pipeline: Any = None) -> Any:
+        """The picture, as a PIL image; by `pipeline`, or by the one that `load` finds."""
+        return self.pictures(pipeline or self.load())[self.index]

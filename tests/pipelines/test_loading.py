@@ -1,0 +1,160 @@
+"""Pipelines as folders: ours, the oracle's, and old ones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import calotype
+
+from .conftest import seeded
+
+BUNDLED = calotype.hub.BUNDLED["calotype/emoji"]
+
+
+def draw(pipe):
+    pipe.set_progress_bar_config(disable=True)
+    return pipe("a cat", num_inference_steps=2, generator=seeded(0)[0], output_type="np").images
+
+
+def edit_index(folder, **entries):
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, **entries}))
+
+
+def test_the_class_is_found_by_the_index(tiny, tmp_path):
+    tiny.save_pretrained(tmp_path)
+    pipe = calotype.DiffusionPipeline.from_pretrained(tmp_path)
+    assert type(pipe) is calotype.StableDiffusionPipeline
+    assert np.allclose(draw(pipe), draw(tiny), atol=1e-5)
+    assert pipe.name_or_path == str(tmp_path)
+    assert json.loads(repr(pipe).removeprefix("StableDiffusionPipeline "))["scheduler"] == ["diffusers", "PNDMScheduler"]
+
+
+def test_both_ways_with_the_oracle(tiny, tmp_path, diffusers):
+    """What we save, Diffusers loads and draws the same; what it saves, we load and draw the same."""
+    tiny.save_pretrained(tmp_path / "ours")
+    theirs = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "ours", torch_dtype=torch.float32)
+    assert np.allclose(draw(theirs), draw(tiny), atol=1e-5)
+    theirs.save_pretrained(tmp_path / "theirs")
+    again = calotype.DiffusionPipeline.from_pretrained(tmp_path / "theirs")
+    assert np.allclose(draw(again), draw(tiny), atol=1e-5)
+    for name in ("unet", "vae", "scheduler"):  # nothing of a config is lost on the way
+        file = next((tmp_path / "ours" / name).glob("*config.json")).name
+        first, last = (json.loads((tmp_path / who / name / file).read_text()) for who in ("ours", "theirs"))
+        assert {k: v for k, v in first.items() if k[0] != "_"} == {k: v for k, v in last.items() if k[0] != "_"}
+
+
+def test_the_bundled_checkpoint_goes_round(tmp_path, diffusers):
+    pipe = calotype.DiffusionPipeline.from_pretrained("calotype/emoji")
+    pipe.save_pretrained(tmp_path)
+    theirs = diffusers.DiffusionPipeline.from_pretrained(tmp_path, torch_dtype=torch.float32)
+    assert np.abs(draw(theirs) - draw(pipe)).max() < 1e-3
+
+
+def test_old_checkpoints(tiny, tmp_path):
+    """The index of Stable Diffusion 1.x as it was published, without its checker's files where it is set to None."""
+    tiny.save_pretrained(tmp_path)
+    edit_index(tmp_path, safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"], _diffusers_version="0.6.0",
+               feature_extractor=["transformers", "CLIPFeatureExtractor"], requires_safety_checker=True)
+    pipe = calotype.StableDiffusionPipeline.from_pretrained(tmp_path, safety_checker=None, feature_extractor=None)
+    assert pipe.safety_checker is None
+    assert pipe.config.requires_safety_checker is True
+    edit_index(tmp_path, safety_checker=[None, None], feature_extractor=[None, None])
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    for name in ("image_encoder", "requires_safety_checker", "_diffusers_version"):
+        del index[name]
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    assert np.allclose(draw(calotype.DiffusionPipeline.from_pretrained(tmp_path)), draw(tiny), atol=1e-5)
+
+
+def test_components_can_be_given(tiny, tmp_path):
+    tiny.save_pretrained(tmp_path)
+    shutil.rmtree(tmp_path / "unet")
+    scheduler = calotype.EulerDiscreteScheduler.from_pretrained(tmp_path, subfolder="scheduler")
+    pipe = calotype.DiffusionPipeline.from_pretrained(tmp_path, unet=tiny.unet, scheduler=scheduler)
+    assert pipe.unet is tiny.unet
+    assert pipe.scheduler is scheduler
+    assert sorted(pipe.components) == sorted(tiny.components)
+    with pytest.raises(TypeError, match="no argument 'schedular'; did you mean 'scheduler'"):
+        calotype.DiffusionPipeline.from_pretrained(tmp_path, schedular=scheduler)
+
+
+def test_from_pipe_shares_weights(tiny):
+    other = calotype.StableDiffusionPipeline.from_pipe(tiny, scheduler=calotype.DDIMScheduler())
+    assert other.unet is tiny.unet
+    assert isinstance(other.scheduler, calotype.DDIMScheduler)
+    with pytest.raises(ValueError, match="has no 'vae', 'text_encoder' or 'tokenizer'"):
+        calotype.StableDiffusionPipeline.from_pipe(calotype.DDPMPipeline(tiny.unet, tiny.scheduler))
+
+
+def test_variant_and_dtypes(tiny, tmp_path):
+    tiny.to(torch.float16).save_pretrained(tmp_path, variant="fp16")
+    assert (tmp_path / "unet" / "diffusion_pytorch_model.fp16.safetensors").is_file()
+    pipe = calotype.DiffusionPipeline.from_pretrained(tmp_path, variant="fp16", torch_dtype={"unet": torch.bfloat16})
+    assert (pipe.unet.dtype, pipe.vae.dtype) == (torch.bfloat16, torch.float32)
+    assert pipe.to(torch.float32).unet.dtype is torch.float32
+    half = calotype.DiffusionPipeline.from_pretrained(tmp_path, variant="fp16", torch_dtype=torch.bfloat16)
+    assert np.isfinite(draw(half)).all()
+
+
+def test_moving(tiny):
+    assert tiny.to("cpu", torch.float64).dtype is torch.float64
+    assert tiny.to(device=torch.device("cpu"), dtype=torch.float32) is tiny
+    assert (tiny.device, tiny.dtype) == (torch.device("cpu"), torch.float32)
+    with pytest.raises(TypeError, match="3.5 is neither"):
+        tiny.to(3.5)
+    with pytest.raises(TypeError, match="did you mean 'device'"):
+        tiny.to(devise="cpu")
+
+
+def test_calls_that_scripts_make(tiny):
+    before = draw(tiny)
+    tiny.enable_attention_slicing()
+    tiny.disable_attention_slicing()
+    tiny.enable_xformers_memory_efficient_attention()
+    tiny.enable_vae_slicing()
+    assert np.allclose(draw(tiny), before, atol=1e-6)
+
+
+def test_saving_over_an_earlier_division_leaves_no_mixture(tiny, tmp_path):
+    tiny.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list((tmp_path / "unet").glob("*.safetensors"))) > 1
+    tiny.save_pretrained(tmp_path)
+    assert len(list((tmp_path / "unet").glob("*.safetensors"))) == 1
+    assert np.allclose(draw(calotype.DiffusionPipeline.from_pretrained(tmp_path)), draw(tiny), atol=1e-5)
+
+
+def test_a_failed_save_leaves_nothing(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny.scheduler, "save_pretrained", lambda folder: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        tiny.save_pretrained(tmp_path / "new")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("entries", "message"), [
+    ({"_class_name": "StableDifusionPipeline"}, "did you mean 'StableDiffusionPipeline'"),
+    ({"unet": ["diffusers", "UNet2DConditionModl"]}, "did you mean 'UNet2DConditionModel'"),
+    ({"unet": ["os", "system"]}, "no class 'system'"),
+])
+def test_classes_in_a_file_are_looked_up_and_never_imported(tiny, tmp_path, entries, message):
+    tiny.save_pretrained(tmp_path)
+    edit_index(tmp_path, **entries)
+    with pytest.raises(ValueError, match=message):
+        calotype.DiffusionPipeline.from_pretrained(tmp_path)
+
+
+def test_what_is_lacking_is_named(tiny, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no checkpoint 'calotype/emojy'.*did you mean 'calotype/emoji'"):
+        calotype.DiffusionPipeline.from_pretrained("calotype/emojy", local_files_only=True)
+    tiny.save_pretrained(tmp_path)
+    (tmp_path / "vae" / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="config.json"):
+        calotype.DiffusionPipeline.from_pretrained(tmp_path)
+    (tmp_path / "model_index.json").write_text("{")
+    with pytest.raises(ValueError, match="is damaged: it is not JSON"):
+        calotype.DiffusionPipeline.from_pretrained(tmp_path)
