@@ -5,6 +5,7 @@ Nothing heavy is imported before a command needs it: help, and errors in what wa
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import math
@@ -67,8 +68,15 @@ app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=
 
 
 def main() -> None:
-    """What the command `calotype` runs."""
-    app(prog_name="calotype")
+    """What the command `calotype` runs. It leaves at once: to take a process with torch apart needs up to a second."""
+    gc.set_threshold(200_000)  # imports make a million objects, and no garbage
+    try:
+        app(prog_name="calotype")
+    except SystemExit as end:
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
 
 
 def _show_version(wanted: bool) -> None:

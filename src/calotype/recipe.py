@@ -80,23 +80,21 @@ class Recipe:
     format: int = FORMAT
 
     def __post_init__(self) -> None:
-        for name, kind in ((entry.name, entry.type) for entry in fields(self)):
-            value = getattr(self, name)
+        for name, kind, value in ((entry.name, entry.type, getattr(self, entry.name)) for entry in fields(self)):
             if not isinstance(value, _KINDS[kind]) or isinstance(value, bool):
                 raise TypeError(f"a recipe's {name} is {kind}, and this is {value!r:.80}")
             if name in _LIMITS and not _LIMITS[name][0] <= value <= _LIMITS[name][1]:  # NaN is neither
                 raise ValueError(f"a recipe's {name} is {value!r:.80}, but must be from %g to %g" % _LIMITS[name])
-            check_choice(f"a recipe's {name}", value, _CHOICES.get(name, (value,)))
+            if name in _CHOICES:
+                check_choice(f"a recipe's {name}", value[:80] if isinstance(value, str) else value, _CHOICES[name])
             if name in _DIGITS and value and not re.fullmatch(rf"[0-9a-f]{{{_DIGITS[name]}}}", value):
                 raise ValueError(f"a recipe's {name} is {value!r:.80}, but must be {_DIGITS[name]} hexadecimal digits")
         if self.index >= self.batch or self.index > self.seed:
-            raise ValueError(f"a recipe's picture {self.index} with seed {self.seed} cannot be one of {self.batch}, seeds from 0 on")
+            raise ValueError(f"a recipe's picture {self.index} with seed {self.seed} cannot be one of {self.batch}")
         for key, value in self.scheduler_config.items():
             if not key.isidentifier() or (isinstance(value, (int, float)) and not abs(value) <= 1e6):
                 raise ValueError(f"a recipe's scheduler_config cannot have {key!r:.80}: {value!r:.80}")
         object.__setattr__(self, "guidance", float(self.guidance))
-
-    # -- in and out -------------------------------------------------------------------------------------------------
 
     def to_json(self) -> str:
         """The recipe as JSON text, in ASCII."""
@@ -106,14 +104,13 @@ class Recipe:
     def from_json(cls, text: str, anyway: bool = False) -> Recipe:
         """The recipe in `text`; `anyway` takes what it can from a newer format."""
         try:
-            content = dict(json.loads(text).items())
+            content = dict(json.loads(text).items())  # numbers and lists have no items
         except (ValueError, RecursionError, AttributeError) as error:
             raise ValueError(f"the recipe is damaged: it is no JSON object ({error})") from None
         version, names = content.get("format"), [entry.name for entry in fields(cls)]
         if isinstance(version, int) and version > FORMAT:
             if not anyway:
-                raise ValueError(f"the recipe has the format {version!r:.20}, and Calotype {__version__} reads up to {FORMAT}; "
-                                 "--anyway takes from it what it can")
+                raise ValueError(f"the recipe has format {version!r:.20}, newer than {FORMAT}; --anyway takes what it can")
             content = {name: value for name, value in content.items() if name in names} | {"format": FORMAT}
         check_keywords("a recipe", content, names)
         return cls(**content)
@@ -131,10 +128,9 @@ class Recipe:
             if getattr(error, "errno", None):
                 raise
             raise ValueError(f"{str(path)!r} is damaged or no PNG ({error})") from None
-        if KEY not in text:
-            other = " (its 'parameters' are of another program)" if "parameters" in text else ""
-            raise ValueError(f"{str(path)!r} holds no recipe{other}: only a PNG as Calotype saved it has one")
         try:
+            if KEY not in text:
+                raise ValueError("no recipe in it; only a PNG as Calotype saved it has one")
             return cls.from_json(text[KEY], anyway)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{str(path)!r}: {error}") from None
@@ -153,8 +149,6 @@ class Recipe:
         with staged_file(path) as scratch:
             picture.save(scratch, "PNG", pnginfo=text)
 
-    # -- making -----------------------------------------------------------------------------------------------------
-
     def load(self, model: str | None = None, allow_download: bool = False, anyway: bool = False) -> Any:
         """The pipeline that this recipe asks for, on the CPU.
 
@@ -169,14 +163,14 @@ class Recipe:
         if not (model or on_hub or self.model in BUNDLED):
             raise FileNotFoundError(f"the recipe names a local model, {self.model!r:.80}, and no folder is opened "
                                     "because a picture names it: say where it is with --model FOLDER")
-        options: dict[str, Any] = {"local_files_only": not (model or allow_download)}
-        if self.scheduler in SCHEDULERS:
-            options["scheduler"] = registry.find(self.scheduler).from_config(self.scheduler_config)
-        elif not anyway:
+        if self.scheduler not in SCHEDULERS and not anyway:
             raise ValueError(f"no scheduler {self.scheduler!r:.80}, as the recipe has it{nearest(self.scheduler, SCHEDULERS)}")
-        return DiffusionPipeline.from_pretrained(
+        pipeline: Any = DiffusionPipeline.from_pretrained(
             model or self.model, revision=None if model else self.revision, variant=self.variant,
-            torch_dtype=getattr(torch, self.dtype), **options)
+            torch_dtype=getattr(torch, self.dtype), local_files_only=not (model or allow_download))
+        if self.scheduler in SCHEDULERS:
+            pipeline.scheduler = registry.find(self.scheduler).from_config(self.scheduler_config)
+        return pipeline
 
     def pictures(self, pipeline: Any, on_step: Callable[[int, int], object] = lambda done, total: None) -> list[Any]:
         """All pictures of this one's batch, as PIL images. `on_step` is told the steps done and how many there are."""
@@ -186,11 +180,10 @@ class Recipe:
             on_step(step + 1, pipeline.num_timesteps)
             return {}
 
-        first = self.seed - self.index
         return pipeline(
             self.prompt, height=self.height, width=self.width, num_inference_steps=self.steps, guidance_scale=self.guidance,
             negative_prompt=self.negative_prompt, num_images_per_prompt=self.batch, callback_on_step_end=after_step,
-            generator=[torch.Generator("cpu").manual_seed(first + i) for i in range(self.batch)]).images
+            generator=[torch.Generator("cpu").manual_seed(self.seed - self.index + i) for i in range(self.batch)]).images
 
     def generate(self, pipeline: Any = None) -> Any:
         """The picture, as a PIL image; by `pipeline`, or by the one that `load` finds."""

@@ -1,0 +1,142 @@
+"""Any scheduler in the place of another: what a config carries over, what it keeps, and what it must not bring."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+
+import pytest
+
+from calotype import config as config_module
+from calotype.schedulers import ALL
+
+from .cases import make
+from .plans import PLANS, every_class
+
+NAMES = sorted(PLANS)
+every_pair = pytest.mark.parametrize(("one", "other"), list(itertools.permutations(NAMES, 2)))
+UNUSUAL = {
+    "num_train_timesteps": 500, "beta_start": 0.001, "beta_end": 0.01, "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction", "steps_offset": 3, "timestep_spacing": "trailing", "clip_sample": False,
+    "set_alpha_to_one": "flip", "skip_prk_steps": True, "thresholding": True, "sample_max_value": 1.5,
+    "rescale_betas_zero_snr": True, "variance_type": "fixed_large", "use_karras_sigmas": True, "clip_sample_range": 2.0,
+    "final_sigmas_type": "sigma_min", "sigma_max": 10.0, "interpolation_type": "log_linear",
+}
+
+
+def unusual(name: str):
+    """A scheduler of which everything that can be told is told, and is not the default."""
+    defaults = make(name).config
+    told = {key: not defaults[key] if value == "flip" else value for key, value in UNUSUAL.items() if key in defaults}
+    return make(name, **told), told
+
+
+@pytest.fixture
+def log(caplog, monkeypatch):
+    """Warnings of this test alone: each is given once in the life of a process."""
+    monkeypatch.setattr(config_module, "_reported", set())
+    caplog.set_level(logging.WARNING, logger="calotype.config")
+    return caplog
+
+
+@every_pair
+def test_shared_entries_are_carried(one, other, log):
+    scheduler, told = unusual(one)
+    made = make(other).from_config(scheduler.config)
+    for key, value in told.items():
+        assert made.config[key] == value  # its own, or kept
+    assert type(made).__name__ == other
+    assert not log.records  # entries of another scheduler are no news
+
+
+@every_pair
+def test_defaults_do_not_leak(one, other):
+    """What a config has only by default is left to the default of the class that is made."""
+    made = type(make(other)).from_config(make(one).config)
+    assert made.config == make(other).config
+
+
+@every_pair
+def test_there_and_back(one, other):
+    scheduler, _ = unusual(one)
+    back = type(scheduler).from_config(type(make(other)).from_config(scheduler.config).config)
+    assert back.config == {**back.config, **scheduler.config, "_use_default_values": back.config["_use_default_values"]}
+    assert json.loads(back.to_json_string()) == {**json.loads(back.to_json_string()), **json.loads(scheduler.to_json_string())}
+
+
+def test_the_known_traps():
+    """The two that users meet: DDIM's end, which differs from PNDM's, and Runge-Kutta after a visit to Euler."""
+    pndm = make("PNDMScheduler", skip_prk_steps=True, steps_offset=1)
+    assert pndm.config.set_alpha_to_one is False
+    assert type(make("DDIMScheduler")).from_config(pndm.config).config.set_alpha_to_one is True
+    euler = type(make("EulerDiscreteScheduler")).from_config(pndm.config)
+    assert euler.config.timestep_spacing == "linspace" and euler.config.steps_offset == 1
+    assert type(pndm).from_config(euler.config).config.skip_prk_steps is True
+
+
+@every_class
+def test_arguments_replace_entries(name):
+    cls = type(make(name))
+    made = cls.from_config(make(name, beta_end=0.05).config, beta_end=0.01, prediction_type="v_prediction")
+    assert (made.config.beta_end, made.config.prediction_type) == (0.01, "v_prediction")
+    made, unused = cls.from_config(make(name).config, return_unused_kwargs=True, beta_end=0.01, colour="red")
+    assert made.config.beta_end == 0.01 and unused == {"colour": "red"}
+
+
+@every_class
+def test_unknown_entries_are_kept_and_reported_once(name, log):
+    cls = type(make(name))
+    for _ in range(2):
+        made = cls.from_config({"beta_end": 0.01, "colour": "red", "_class_name": "Elsewhere", "_diffusers_version": "0.1"})
+    assert made.config["colour"] == made.config.colour == "red"
+    assert json.loads(made.to_json_string())["colour"] == "red"
+    (record,) = log.records
+    assert name in record.getMessage() and "colour" in record.getMessage()
+
+
+@every_class
+def test_entries_by_default_in_a_file(name):
+    """`_use_default_values` of a file names what nobody chose: it does not bind another class."""
+    entries = {**make(name).config, "beta_end": 0.05, "beta_start": 0.003, "_use_default_values": ["beta_end"]}
+    made = type(make(name)).from_config(entries)
+    assert made.config.beta_end == 0.02 and made.config.beta_start == 0.003
+    assert "beta_end" in made.config["_use_default_values"] and "beta_start" not in made.config["_use_default_values"]
+
+
+@every_class
+def test_config_is_frozen(name):
+    config = make(name).config
+    for change in (lambda: config.update(beta_end=1), lambda: setattr(config, "beta_end", 1), lambda: config.pop("beta_end"),
+                   lambda: config.__setitem__("beta_end", 1), lambda: config.clear(), lambda: config.__delitem__("beta_end"),
+                   lambda: config.setdefault("colour", 1), lambda: config.popitem()):
+        with pytest.raises(TypeError, match="frozen"):
+            change()
+    with pytest.raises(AttributeError):
+        make(name).config = {}
+    assert config["beta_end"] == config.beta_end == config.get("beta_end") == 0.02
+    with pytest.raises(AttributeError, match="no entry 'colour'; it has .*beta_end"):
+        _ = config.colour
+
+
+@every_class
+def test_repr_is_name_and_json(name):
+    shown = repr(make(name))
+    assert shown.startswith(name + " {")
+    told = json.loads(shown.removeprefix(name))
+    assert told["_class_name"] == name and told["beta_end"] == 0.02 and "_use_default_values" not in told
+
+
+@every_class
+def test_compatibles(name):
+    """Every class takes every other's config."""
+    assert set(make(name).compatibles) == set(ALL)
+
+
+@every_class
+def test_from_config_takes_mappings_and_folders_only(name, tmp_path):
+    cls = type(make(name))
+    with pytest.raises(TypeError, match="mapping"):
+        cls.from_config(make(name))
+    make(name, beta_end=0.05).save_config(tmp_path)
+    assert cls.from_config(tmp_path).config.beta_end == cls.from_config(str(tmp_path)).config.beta_end == 0.05

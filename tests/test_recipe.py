@@ -1,0 +1,188 @@
+"""Recipes: in and out of a picture, and what a stranger's picture cannot do."""
+
+from __future__ import annotations
+
+import json
+import string
+from dataclasses import asdict, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from calotype.recipe import DTYPES, KEY, SCHEDULERS, Recipe, pixel_hash
+
+plain = Recipe(
+    model="calotype/emoji", model_hash="a" * 64, prompt="a cat", seed=7, steps=2, guidance=7.5, height=128, width=128,
+    scheduler="PNDMScheduler", scheduler_config={"beta_start": 0.1, "clip": None, "kinds": ["a"]})
+picture = Image.effect_noise((24, 16), 90).convert("RGB")
+hashes = st.text(string.hexdigits[:16], min_size=64, max_size=64)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-10**6, 10**6) | st.floats(-1e6, 1e6) | st.text(), st.lists, max_leaves=5)
+recipes = st.integers(1, 64).flatmap(lambda batch: st.builds(
+    Recipe, model=st.text(), model_hash=hashes, prompt=st.text(), negative_prompt=st.text(), seed=st.integers(64, 2**53),
+    steps=st.integers(1, 10_000), guidance=st.floats(-1e4, 1e4), height=st.integers(1, 8192), width=st.integers(1, 8192),
+    scheduler=st.text(), scheduler_config=st.dictionaries(st.text(string.ascii_letters, min_size=1), json_values),
+    revision=st.none() | hashes.map(lambda text: text[:40]), variant=st.none() | st.text(), index=st.integers(0, batch - 1),
+    batch=st.just(batch), dtype=st.sampled_from(DTYPES), device=st.text(), pixels=hashes | st.just(""),
+    versions=st.dictionaries(st.text(), st.text())))
+
+
+def write(path, chunk: str | None, cut: int | None = None):
+    text = PngInfo()
+    if chunk is not None:
+        text.add_itxt(KEY, chunk)
+    picture.save(path, pnginfo=text)
+    if cut is not None:
+        path.write_bytes(path.read_bytes()[:cut])
+    return path
+
+
+@settings(deadline=None)
+@given(recipes)
+def test_json_round_trip(recipe):
+    text = recipe.to_json()
+    assert text.isascii()
+    assert Recipe.from_json(text) == recipe
+
+
+@settings(max_examples=25, deadline=None)
+@given(recipes)
+def test_png_round_trip(tmp_path_factory, recipe):
+    path = tmp_path_factory.mktemp("r") / "x.png"
+    recipe.save_png(picture, path)
+    assert Recipe.from_png(path) == replace(recipe, pixels=pixel_hash(picture))
+    assert Image.open(path).tobytes() == picture.tobytes()
+
+
+def test_other_programs_see_the_usual_words(tmp_path):
+    recipe = replace(plain, prompt="ein Käuzchen, 梟\nat night", negative_prompt="rain", guidance=7.0)
+    recipe.save_png(picture, tmp_path / "x.png")
+    shown = Image.open(tmp_path / "x.png").text["parameters"]
+    assert shown.startswith(
+        "ein Käuzchen, 梟\nat night\nNegative prompt: rain\nSteps: 2, Sampler: PNDMScheduler, CFG scale: 7, Seed: 7, "
+        "Size: 128x128, Model hash: aaaaaaaaaa, Model: calotype/emoji")
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"steps": "50"}, "steps is int, and this is '50'"),
+    ({"steps": True}, "steps is int"),
+    ({"steps": 0}, "steps is 0, but must be from 1 to 10000"),
+    ({"height": 10**9}, "height is 1000000000"),
+    ({"guidance": float("nan")}, "guidance is nan"),
+    ({"guidance": None}, "guidance is float"),
+    ({"prompt": ["a"]}, "prompt is str"),
+    ({"scheduler_config": []}, "scheduler_config is dict"),
+    ({"scheduler_config": {"num_train_timesteps": 10**12}}, "num_train_timesteps"),
+    ({"scheduler_config": {"\x1b[2J": 1}}, r"'\\x1b\[2J'"),
+    ({"model_hash": "A" * 64}, "model_hash is 'AAA"),
+    ({"revision": "../../main"}, "revision is '../../main', but must be 40 hex"),
+    ({"dtype": "float61"}, "dtype is 'float61', but must be 'float32', .*; did you mean 'float16'"),
+    ({"task": "run"}, "task is 'run', but must be 'text-to-image'"),
+    ({"index": 2, "batch": 2}, "picture 2 with seed 7 cannot be one of 2"),
+    ({"index": 8, "batch": 9}, "picture 8 with seed 7"),
+    ({"seed": -1}, "seed is -1"),
+    ({"stepz": 3}, "no argument 'stepz'; did you mean 'steps'"),
+    ({"format": 2}, "format 2, newer than 1"),
+    ({"format": "2"}, "format is int"),
+])
+def test_what_cannot_be_is_named(tmp_path, change, words):
+    path = write(tmp_path / "x.png", json.dumps(asdict(plain) | change))
+    with pytest.raises(ValueError, match=f"x.png.*{words}"):
+        Recipe.from_png(path)
+
+
+@pytest.mark.parametrize("text", ["", "no", "[1]", "3", "null", "[" * 100_000, '{"a": ' + "9" * 5000 + "}"])
+def test_a_damaged_recipe(tmp_path, text):
+    with pytest.raises(ValueError, match="x.png.*the recipe is damaged"):
+        Recipe.from_png(write(tmp_path / "x.png", text))
+
+
+def test_a_recipe_that_lacks_something(tmp_path):
+    lacking = {name: value for name, value in asdict(plain).items() if name != "seed"}
+    with pytest.raises(ValueError, match=r"x.png.*missing.*'seed'"):
+        Recipe.from_png(write(tmp_path / "x.png", json.dumps(lacking)))
+
+
+def test_a_newer_format_is_read_as_far_as_it_is_known(tmp_path):
+    newer = json.dumps(asdict(plain) | {"format": 9, "mood": "blue"})
+    assert Recipe.from_png(write(tmp_path / "x.png", newer), anyway=True) == plain
+
+
+def test_no_recipe(tmp_path):
+    with pytest.raises(ValueError, match=r"x.png': no recipe in it"):
+        Recipe.from_png(write(tmp_path / "x.png", None))
+
+
+@pytest.mark.parametrize("cut", [0, 5, 20, 40, 300, -200])
+def test_a_truncated_picture(tmp_path, cut):
+    with pytest.raises(ValueError, match=r"x.png"):
+        Recipe.from_png(write(tmp_path / "x.png", plain.to_json(), cut))
+
+
+def test_no_picture(tmp_path):
+    (tmp_path / "x.png").write_text("words")
+    with pytest.raises(ValueError, match=r"x.png' is damaged or no PNG"):
+        Recipe.from_png(tmp_path / "x.png")
+    picture.save(tmp_path / "x.jpg")
+    with pytest.raises(ValueError, match=r"x.jpg' is damaged or no PNG"):
+        Recipe.from_png(tmp_path / "x.jpg")
+    with pytest.raises(FileNotFoundError):
+        Recipe.from_png(tmp_path / "none.png")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 1400), st.integers(1, 255))
+def test_a_changed_byte_never_leads_to_another_error(tmp_path_factory, at, flip):
+    path = tmp_path_factory.mktemp("r") / "x.png"
+    plain.save_png(picture, path)
+    content = bytearray(path.read_bytes())
+    content[at % len(content)] ^= flip
+    path.write_bytes(content)
+    said = ""
+    try:
+        Recipe.from_png(path)
+    except ValueError as error:
+        said = str(error)
+    assert not said or "x.png" in said
+
+
+# -- what a recipe may ask for ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["/etc", "../up", "~/x", "folder", "a/b/c", "//host/share", "C:\\x", "", "owner/here"])
+def test_a_picture_opens_no_folder(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner" / "here").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="say where it is with --model"):
+        replace(plain, model=name).load()
+
+
+def test_a_picture_names_classes_that_there_are():
+    with pytest.raises(ValueError, match=r"no scheduler 'PNDMSchedule', .*did you mean 'PNDMScheduler'"):
+        replace(plain, scheduler="PNDMSchedule").load()
+    for name in ("Path", "StableDiffusionPipeline", "os.system"):
+        with pytest.raises(ValueError, match="no scheduler"):
+            replace(plain, scheduler=name).load()
+
+
+def test_schedulers_are_all():
+    from calotype.schedulers import ALL
+
+    assert sorted(cls.__name__ for cls in ALL) == SCHEDULERS
+
+
+def test_generate_in_python():
+    import calotype
+
+    pipeline = calotype.DiffusionPipeline.from_pretrained("calotype/emoji")
+    pipeline.set_progress_bar_config(disable=True)
+    recipe = replace(plain, scheduler_config=dict(pipeline.scheduler.config), batch=2, index=1, height=64, width=96)
+    told = []
+    made = recipe.pictures(pipeline, lambda done, total: told.append((done, total)))
+    assert [one.size for one in made] == [(96, 64)] * 2
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    first = replace(recipe, scheduler_config={k: v for k, v in pipeline.scheduler.config.items() if k[0] != "_"}, index=0, seed=6)
+    assert first.generate().tobytes() == made[0].tobytes()
