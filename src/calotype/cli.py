@@ -287,7 +287,7 @@ def generate(
             pipeline.scheduler = find(scheduler).from_config(pipeline.scheduler.config)
         content = content or beside.submit(_content, _locate(model, revision)[1], variant)
     pipeline.set_progress_bar_config(disable=True)
-    height, width = pipeline._picture_size(height, width)
+    height, width = pipeline.picture_size(height, width)
     facts = _facts(pipeline, model, revision, variant, content.result())
     most = max(1, min(_MOST_TOGETHER, _PIXELS_TOGETHER // (height * width)))
     for first in range(0, count, most):

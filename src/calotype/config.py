@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 
 from . import hub
 from .files import read_json, to_json, write_json
+from .words import check_keywords
 
 FORMAT_VERSION = "0.42.1"
 """The release of Diffusers whose file format is written, so that it reads our files without a question."""
@@ -103,6 +104,8 @@ class Configured:
         if not isinstance(config, Mapping):
             raise TypeError(f"a config is a mapping, a name or a folder, and this is a {type(config).__name__}")
         takes = cls._arguments()
+        if not return_unused_kwargs:
+            check_keywords(f"{cls.__name__}.from_config", kwargs, takes)
         defaulted = set(config.get(_DEFAULTED, ()))
         entries = {name: value for name, value in config.items() if name not in defaulted}
         made = cls(**{name: value for name, value in {**entries, **kwargs}.items() if name in takes})

@@ -36,7 +36,7 @@ def test_unknown_choices(name, option, given, allowed):
 @every_class
 @pytest.mark.parametrize("steps", [0, -1, 1001, True, 10.0, "10", None, np.float32(3)], ids=repr)
 def test_number_of_steps(name, steps):
-    """A whole number from 1 to the length of training. (Bug reported: `True` was taken for 1.)"""
+    """A whole number from 1 to the length of training. Once, `True` was taken for 1."""
     for call in (make(name).set_timesteps, make(name).table):
         said = message(lambda: call(steps))  # noqa: B023
         assert repr(steps) in said and "from 1 to 1000" in said
@@ -78,7 +78,7 @@ def test_unknown_options(name):
 
 @every_class
 def test_lists_of_ones_own(name):
-    """They are taken, or refused by name: never passed over. (Bug reported: DDIM and PNDM ignored both.)"""
+    """They are taken, or refused by name: never passed over. Once, DDIM and PNDM ignored both."""
     scheduler = make(name)
     for option, values in (("timesteps", [900, 500, 3]), ("sigmas", [9.0, 5.0, 1.0, 0.0])):
         try:
@@ -99,12 +99,12 @@ def test_wrong_lists_of_timesteps(name, timesteps):
 
 @pytest.mark.parametrize("sigmas", [[], [5.0], [1.0, 5.0], [5.0, 5.0, 0.0], [5.0, 1.0, -1.0], [5.0, float("nan"), 0.0]], ids=str)
 def test_wrong_lists_of_levels(sigmas):
-    """Falling, and not below 0. (Bug reported: negative and undefined levels were taken.)"""
+    """Falling, and not below 0. Once, negative and undefined levels were taken."""
     assert "sigmas must" in message(lambda: make("EulerDiscreteScheduler").set_timesteps(sigmas=sigmas))
 
 
 def test_exclusive_options():
-    """(Bug reported: a number of steps beside a list was passed over; the peer refuses it.)"""
+    """Once, a number of steps beside a list was passed over; the peer refuses it."""
     euler, ddpm = make("EulerDiscreteScheduler"), make("DDPMScheduler")
     assert "timesteps or sigmas" in message(lambda: euler.set_timesteps(timesteps=[900, 5], sigmas=[9.0, 1.0]))
     for call in (lambda: euler.set_timesteps(5, timesteps=[900, 5]), lambda: euler.set_timesteps(5, sigmas=[9.0, 1.0]),
@@ -124,5 +124,5 @@ def test_offset_beyond_training():
 @every_class
 @pytest.mark.parametrize("begin", [-1, 10**6])
 def test_a_start_beyond_the_trajectory(name, begin):
-    """(Bug reported: -1 was read from the end and failed later, a start beyond the end gave an empty table.)"""
+    """Once, -1 was read from the end and failed later, a start beyond the end gave an empty table."""
     assert "begin" in message(lambda: make(name).table(10, begin=begin))

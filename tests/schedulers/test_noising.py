@@ -29,7 +29,7 @@ def test_training_noise_equals_oracle(name, times, oracle):
 def test_image_to_image_start_equals_oracle(config, oracle):
     """At a timestep of the trajectory the sample gets the level of its row, whatever placed the levels.
 
-    Bug reported: the level was read off the training process by the timestep, which for `log_linear` is another, and
+    Once, the level was read off the training process by the timestep, which for `log_linear` is another, and
     for `continuous` is no training timestep at all.
     """
     samples = []

@@ -29,13 +29,16 @@ def same(one, other) -> bool:
 @pytest.mark.parametrize("steps", [1, 2, 8])
 def test_a_second_generation_is_like_the_first(name, steps):
     """With `set_timesteps` in between, and without: no output, row or option of the first leaks into the second."""
-    scheduler = ready(name, steps, **({"skip_prk_steps": True} if name == "PNDMScheduler" else {}))
+    config = {"skip_prk_steps": True} if name == "PNDMScheduler" else {}
+    scheduler = ready(name, steps, **config)
     first = trajectory(scheduler, x=X)
     assert same(trajectory(scheduler, x=X), first)
     scheduler.set_timesteps(steps)
     assert same(trajectory(scheduler, x=X), first)
     trajectory(scheduler, x=X * 2, timesteps=scheduler.timesteps[: steps // 2])  # left in the middle
     assert same(trajectory(scheduler, x=X), first)
+    midway, fresh = scheduler.timesteps[steps // 2 :], ready(name, steps, **config)
+    assert same(trajectory(scheduler, x=X, timesteps=midway), trajectory(fresh, x=X, timesteps=midway))
     scheduler.set_timesteps(steps + 3)
     assert len(trajectory(scheduler, x=X)) != len(first)
 

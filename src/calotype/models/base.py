@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ..config import Configured
 from ..files import staged_folder
@@ -18,6 +19,15 @@ from ..words import check_keywords
 
 _log = logging.getLogger(__name__)
 _Self = TypeVar("_Self", bound="Model")
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out all initialisation. On the meta device it would change nothing, but import a compiler to do so."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs or {})
 
 
 class Model(nn.Module, Configured):
@@ -63,7 +73,7 @@ class Model(nn.Module, Configured):
         folder = source.folder(lambda names: [prefix + name for name in cls.choose_files(
             [name.removeprefix(prefix) for name in names if name.startswith(prefix)], variant, use_safetensors)])
         config = cls.load_config(folder)
-        with torch.device("meta"):
+        with torch.device("meta"), _Unfilled():
             model = cls.from_config(config, **entries)
         files = weight_files(folder, cls.weights_stem, variant, use_safetensors is not False)
         tensors = {cls.current_name(name): tensor for name, tensor in read_tensors(files).items()}

@@ -150,7 +150,7 @@ class StableDiffusionPipeline(DiffusionPipeline):
             TypeError: an unknown argument; names the nearest. ValueError: an argument that cannot be; says what can.
         """
         check_keywords(type(self).__name__, unknown, _arguments())
-        height, width = self._picture_size(height, width)
+        height, width = self.picture_size(height, width)
         _check_inputs(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, output_type,
                       callback_on_step_end_tensor_inputs, num_images_per_prompt)
         own = copy.copy(self)  # what callbacks see and set; other generations have theirs
@@ -220,7 +220,8 @@ class StableDiffusionPipeline(DiffusionPipeline):
             pictures = torch.where(hidden, 2 * pictures - 1, pictures)
         return postprocess(pictures, output_type), flagged
 
-    def _picture_size(self, height: int | None, width: int | None) -> tuple[int, int]:
+    def picture_size(self, height: int | None = None, width: int | None = None) -> tuple[int, int]:
+        """Height and width in pixels of what a call with these arguments makes."""
         size = self.unet.config.sample_size
         sizes = (size, size) if isinstance(size, int) else tuple(size or (64, 64))
         height, width = height or sizes[0] * self.vae_scale_factor, width or sizes[1] * self.vae_scale_factor

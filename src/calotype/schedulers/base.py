@@ -19,9 +19,9 @@ from torch import Tensor
 from ..config import Configured
 from ..outputs import Output
 from ..randomness import Generators, randn
-from ..words import check_keywords
-from .noise import Array, Levels, NoiseSchedule
-from .prediction import make_clip, read_prediction
+from ..words import check_choice, check_keywords
+from .noise import SPACINGS, Array, Levels, NoiseSchedule
+from .prediction import PREDICTION_TYPES, make_clip, read_prediction
 from .table import Memory, Row, State, Table
 
 _Self = TypeVar("_Self", bound="Scheduler")
@@ -62,7 +62,10 @@ class Scheduler(Configured):
         raise NotImplementedError
 
     steps_at_once: ClassVar[bool] = False
-    """`step` works before `set_timesteps`, at every training timesteps."""
+    """`step` works before `set_timesteps`, at every training timestep."""
+
+    placed_by: ClassVar[tuple[str, ...]] = ()
+    """What a caller may place the levels by, besides their number: `"timesteps"`, `"sigmas"`."""
 
     input_is_ve: ClassVar[bool] = False
     """Samples are variance-exploding, and the model wants them scaled to unit variance."""
@@ -71,6 +74,8 @@ class Scheduler(Configured):
 
     def _prepare(self) -> None:
         """Set up from the config; the end of every `__init__`."""
+        check_choice("prediction_type", self.config.prediction_type, PREDICTION_TYPES)
+        check_choice("timestep_spacing", self.config.timestep_spacing, SPACINGS)
         self.noise_schedule = NoiseSchedule(self.config, least_signal=2**-24 if self.input_is_ve else 0.0)
         self.alphas_cumprod = torch.from_numpy(self.noise_schedule.alphas_cumprod).float()
         self.betas = torch.from_numpy(self.noise_schedule.betas).float()
@@ -90,7 +95,10 @@ class Scheduler(Configured):
             **options: the solver's own (`eta`, `s_churn`, …).
         """
         check_keywords(f"{type(self).__name__}.table", options, self.step_options())
-        return self._tabulate(self._levels(num_inference_steps, timesteps, sigmas).starting_at(begin), options)
+        levels = self._levels(num_inference_steps, timesteps, sigmas)
+        if not 0 <= begin < len(levels):
+            raise ValueError(f"begin is {begin}, but must be a row from 0 to {len(levels) - 1}")
+        return self._tabulate(levels.starting_at(begin), options)
 
     def _tabulate(self, levels: Levels, options: dict[str, Any]) -> Table:
         prediction = read_prediction(self.config.prediction_type, levels)
@@ -110,13 +118,16 @@ class Scheduler(Configured):
         if len(given) > 1:
             raise ValueError("give timesteps or sigmas, not both")
         for name in given:
+            if name not in self.placed_by:
+                raise ValueError(f"{type(self).__name__} takes no {name} of one's own")
             values = np.asarray(timesteps if timesteps is not None else sigmas, dtype=np.float64)
-            if values.ndim != 1 or len(values) < (2 if name == "sigmas" else 1) or (np.diff(values) >= 0).any():
-                raise ValueError(f"{name} must be a list of falling numbers, and are {values.tolist()}")
+            least = 2 if name == "sigmas" else 1  # sigmas name the end too
+            if values.ndim != 1 or len(values) < least or not (np.diff(values) < 0).all() or values[-1] < 0:
+                raise ValueError(f"{name} must be a list of falling numbers, not negative, and are {values.tolist()}")
             if name == "timesteps" and not 0 <= values[-1] <= values[0] < self.noise_schedule.count:
                 raise ValueError(f"timesteps must lie in [0, {self.noise_schedule.count}), and are {values.tolist()}")
             return self.levels(len(values), **{name: values})
-        if not isinstance(steps, (int, np.integer)) or not 1 <= steps <= self.noise_schedule.count:
+        if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or not 1 <= steps <= self.noise_schedule.count:
             raise ValueError(
                 f"num_inference_steps is {steps!r}, but must be a whole number from 1 to {self.noise_schedule.count}, "
                 "the number of training timesteps")
@@ -153,6 +164,8 @@ class Scheduler(Configured):
     def _set_timesteps(
         self, steps: int | None, device: torch.device | str | None, timesteps: Any = None, sigmas: Any = None
     ) -> None:
+        if steps is not None and not (timesteps is None and sigmas is None):
+            raise ValueError("give num_inference_steps, or timesteps or sigmas, not both")
         levels = self._levels(steps, timesteps, sigmas)
         self.num_inference_steps = len(levels) if steps is None else steps
         self._begin_index = None
@@ -232,10 +245,15 @@ class Scheduler(Configured):
 
     def _levels_at(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """`alpha` and `sigma` at training timesteps (fractions interpolate), shaped to multiply `like` [B, …]."""
-        at = timesteps.detach().to(like.device, torch.float64)
-        kept = torch.from_numpy(self.noise_schedule.alphas_cumprod).to(like.device)
+        known, current = self.noise_schedule.alphas_cumprod, self._current
+        at = timesteps.detach().to(like.device, torch.float64).reshape(-1)
+        kept = torch.from_numpy(known).to(like.device)
         below = at.floor().long().clamp(0, len(kept) - 1)
         kept = torch.lerp(kept[below], kept[(below + 1).clamp(max=len(kept) - 1)], at - at.floor())
+        # a timestep of the trajectory has the level of its row, which need not be that of the training timestep
+        away, row = (at[:, None] - torch.from_numpy(current.timesteps.copy()).to(like.device)).abs().min(dim=1)
+        share = current.alpha**2 / (current.alpha**2 + current.sigma**2)
+        kept = torch.where(away < 1e-3, torch.from_numpy(share).to(like.device)[row], kept)
         alpha = kept.sqrt().reshape(-1, *[1] * (like.ndim - 1)).to(like.dtype)
         sigma = (1 - kept).sqrt().reshape(-1, *[1] * (like.ndim - 1)).to(like.dtype)
         return alpha, sigma

@@ -37,6 +37,7 @@ class DDPMScheduler(Scheduler):
     """
 
     steps_at_once = True
+    placed_by = ("timesteps",)
 
     @register_to_config
     def __init__(

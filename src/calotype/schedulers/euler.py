@@ -39,6 +39,7 @@ class EulerDiscreteScheduler(Scheduler):
     """
 
     input_is_ve = True
+    placed_by = ("timesteps", "sigmas")
 
     @register_to_config
     def __init__(
@@ -63,7 +64,8 @@ class EulerDiscreteScheduler(Scheduler):
         config, training = self.config, self.noise_schedule.sigmas
         end = 0.0 if config.final_sigmas_type == "zero" else training[0]
         if sigmas is not None:  # they name the end too
-            sigmas, times = sigmas[:-1], self.noise_schedule.timestep_of(sigmas[:-1])
+            sigmas, end = sigmas[:-1], sigmas[-1]
+            times = self.noise_schedule.timestep_of(sigmas)
         else:
             if timesteps is not None and self._ramp is not None:
                 raise ValueError("timesteps cannot be given where the config places the levels by a ramp")
@@ -95,7 +97,7 @@ class EulerDiscreteScheduler(Scheduler):
         x0_x = read_prediction(self.config.prediction_type, levels).x0_x
         rows = []
         for i, (sigma, following) in enumerate(zip(levels.sigma[:-1], levels.sigma[1:], strict=True)):
-            churn = min(s_churn / len(levels), math.sqrt(2) - 1) if s_tmin <= sigma <= s_tmax else 0.0
+            churn = min(s_churn / (levels.begin + len(levels)), math.sqrt(2) - 1) if s_tmin <= sigma <= s_tmax else 0.0
             lifted = sigma * (1 + churn)
             fresh = s_noise * math.sqrt(lifted**2 - sigma**2)
             ratio = following / lifted

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -54,15 +54,17 @@ class Levels:
     Attributes:
         timesteps: [n] what the model is told.
         alpha, sigma: [n + 1] the sample's levels; the last is where the trajectory ends.
+        begin: how many rows were left out before the first.
     """
 
     timesteps: Array
     alpha: Array
     sigma: Array
+    begin: int = 0
 
     def starting_at(self, row: int) -> Levels:
         """The same trajectory from row `row` on, as image-to-image enters it."""
-        return replace(self, timesteps=self.timesteps[row:], alpha=self.alpha[row:], sigma=self.sigma[row:])
+        return Levels(self.timesteps[row:], self.alpha[row:], self.sigma[row:], self.begin + row)
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -118,7 +120,7 @@ class NoiseSchedule:
             return np.linspace(0, self.count - 1, steps, dtype=np.float64)[::-1]
         if spacing == "leading":
             return np.arange(steps, dtype=np.float64)[::-1] * (self.count // steps) + offset
-        return np.round(np.arange(self.count, 0, -self.count / steps, dtype=np.float64)) - 1
+        return np.round(np.arange(self.count, 0, -self.count / steps, dtype=np.float64))[:steps] - 1
 
     def timestep_of(self, sigmas: Array) -> Array:
         """The (fractional) timestep of each VE level, by interpolation between the logarithms of the levels."""

@@ -25,7 +25,7 @@ def _opens_runge_kutta(times: Array) -> bool:
 
 
 class PNDMScheduler(Scheduler):
-    """Pseudo numerical methods for diffusion models (Liu et al. 2022). Fourth order once it has four outputs.
+    """Pseudo numerical methods for diffusion models (Liu et al. 2022). Second order.
 
     Begins with three Runge-Kutta steps of four model calls each (equation 13), or, with `skip_prk_steps`, with one
     repeated call; goes on with linear multistep steps (equation 12). So there are more model calls than steps:
@@ -54,10 +54,10 @@ class PNDMScheduler(Scheduler):
 
     def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None) -> Levels:
         times = self.noise_schedule.spaced(self.config.timestep_spacing, steps, self.config.steps_offset).round()
-        if self.config.skip_prk_steps or steps < 4:
+        half = self.noise_schedule.count // steps // 2
+        if self.config.skip_prk_steps or steps < 4 or not half:
             calls = np.concatenate([times[:1], times[1:2], times[1:]])
         else:  # three Runge-Kutta steps: start, middle, middle, end
-            half = self.noise_schedule.count // steps // 2
             stages = [[start, end + half, end + half, end] for start, end in pairwise(times[:4])]
             calls = np.concatenate([*stages, times[3:]])
         final = 1.0 if self.config.set_alpha_to_one else self.noise_schedule.alphas_cumprod[0]

@@ -10,6 +10,7 @@ with weights that depend on the level alone. Only clipping is not linear, and it
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,10 +55,10 @@ def make_clip(config: Any) -> Clip | None:
     """What a config does to every predicted clean sample: threshold, clip, or nothing (`None`)."""
     if config.get("thresholding"):
         ratio, limit = config.dynamic_thresholding_ratio, config.sample_max_value
-        return lambda x0: dynamic_threshold(x0, ratio, limit)
+        return partial(dynamic_threshold, ratio=ratio, limit=limit)
     if config.get("clip_sample"):
         bound = config.clip_sample_range
-        return lambda x0: x0.clamp(-bound, bound)
+        return partial(torch.clamp, min=-bound, max=bound)
     return None
 
 
