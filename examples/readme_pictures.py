@@ -11,7 +11,8 @@ from PIL import Image
 from calotype import DiffusionPipeline
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-FOUR = [("a rocket in flat style", 0), ("a guitar, noto style", 1), ("red heart, fluent style", 2), ("a ghost in twemoji style", 3)]
+FOUR = [("a rocket in flat style", 0), ("a guitar, noto style", 1),
+        ("red heart, fluent style", 2), ("a ghost in twemoji style", 3)]
 
 
 def in_a_row(pictures: list[Image.Image]) -> Image.Image:

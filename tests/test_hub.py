@@ -244,7 +244,7 @@ def test_environment_of_a_new_process(server, tmp_path):
     code = "from calotype.hub import Source; print(Source('owner/model').file('model_index.json').read_text())"
 
     def run(**more: str) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, **server.environment(tmp_path / "other home"), **more}
+        environment = {**os.environ, "HF_HUB_OFFLINE": "0", **server.environment(tmp_path / "other home"), **more}
         return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
 
     before = run(HF_HUB_OFFLINE="1")

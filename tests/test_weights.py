@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from calotype import weights
-from calotype.weights import assign_weights, choose_weights, parse_size, read_tensors, weight_files, write_tensors
+from calotype.weight_files import choose_weights, weight_files
+from calotype.weights import assign_weights, parse_size, read_tensors, write_tensors
 
 quick = settings(max_examples=40, deadline=None)  # each example touches the disk
 STEM = "diffusion_pytorch_model"

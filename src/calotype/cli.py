@@ -6,11 +6,8 @@ Nothing heavy is imported before a command needs it: help, and errors in what wa
 from __future__ import annotations
 
 import gc
-import hashlib
 import json
-import math
 import os
-import re
 import secrets
 import sys
 import time
@@ -25,15 +22,15 @@ from typer import Argument, Option
 from typer.core import TyperGroup
 
 from . import __version__
-from .files import read_json, staged_file, to_json
-from .hub import BUNDLED, Source
-from .recipe import DTYPES, SCHEDULERS, Recipe, pixel_hash, versions
-from .registry import find, known
+from .contents import content_hash, describe, locate
+from .files import staged_file, to_json
+from .hub import Source
+from .recipe import DTYPES, Recipe, pixel_hash, versions
+from .registry import SCHEDULERS, find
 from .words import listing, nearest, some
 
 FORMATS = (".png", ".jpg", ".jpeg", ".webp")
 _MODEL = "calotype/emoji"
-_INDICES = ("model_index.json", "config.json", "scheduler_config.json")
 _MOST_TOGETHER, _PIXELS_TOGETHER = 4, 4 * 512 * 512  # pictures in a batch, and pixels in all of them
 
 
@@ -137,73 +134,9 @@ Variant = Annotated[str | None, Option(help="The weights of this variant (fp16) 
 Revision = Annotated[str | None, Option(help="Branch, tag or commit of a Hub repository.")]
 
 
-# -- checkpoints on this machine ---------------------------------------------------------------------------------------------
-
-
-def _locate(model: str, revision: str | None = None) -> tuple[str, Path]:
-    """Where a checkpoint's files are: `"bundled"`, `"folder"` or `"Hub cache"`, and the folder. No network."""
-    source = Source(model, revision=revision, local_files_only=True)
-    if source.local:
-        return "bundled" if model in BUNDLED else "folder", source.local
-    for name in _INDICES:
-        with suppress(FileNotFoundError):
-            return "Hub cache", source.file(name).parent
-    raise FileNotFoundError(f"no checkpoint {model!r}: not a bundled name or a folder here, nor in the cache of Hub files")
-
-
-def _choose_weights(names: list[str], variant: str | None) -> list[str]:
-    """What `weights.choose_weights` chooses, without loading torch."""
-    number = r"-\d{5}-of-\d{5}"
-    for stem in ("diffusion_pytorch_model", "model"):
-        for mark in dict.fromkeys((f".{variant}" if variant else "", "")):
-            if f"{stem}{mark}.safetensors" in names:
-                return [f"{stem}{mark}.safetensors"]
-            shard = rf"{stem}({re.escape(mark)}{number}|{number}{re.escape(mark)})\.safetensors"
-            shards = sorted(name for name in names if re.fullmatch(shard, name))
-            indices = (f"{stem}.safetensors.index{mark}.json", f"{stem}{mark}.safetensors.index.json")
-            if shards and (index := [name for name in indices if name in names][:1]):
-                return shards + index
-    return []
-
-
-def _files_of(folder: Path, variant: str | None = None) -> list[Path]:
-    """The files in a component's folder that it is loaded from."""
-    names = sorted(path.name for path in folder.glob("*") if path.is_file())
-    weights = _choose_weights(names, variant)
-    return [folder / name for name in names
-            if (name in weights or name == "config.json" if weights else name.endswith((".json", ".txt")))]
-
-
-def _components(root: Path) -> dict[str, tuple[str, Path]]:
-    """Class and folder of every component of a checkpoint; a model or scheduler by itself is its own only one."""
-    index = next((root / name for name in _INDICES if (root / name).is_file()), None)
-    if index is None:
-        held = some(sorted(path.name for path in root.glob("*"))) or "nothing"
-        raise FileNotFoundError(f"{str(root)!r} is no checkpoint: it has no {listing(_INDICES)} (there is {held})")
-    config = read_json(index)
-    if index.name != _INDICES[0]:
-        return {"": (str(config.get("_class_name") or (config.get("architectures") or ["?"])[0]), root)}
-    named = {name: entry for name, entry in config.items() if isinstance(entry, list) and len(entry) == 2 and entry[1]}
-    return {name: (str(entry[1]), root / name) for name, entry in sorted(named.items()) if Path(name).name == name}
-
-
-def _content(root: Path, variant: str | None = None) -> str:
-    """The content hash: sha256 over names and contents of the files that are loaded, wherever and whenever they are."""
-    parts = _components(root)
-    files = [file for name, folder in parts.values() if known(name) for file in _files_of(folder, variant)]
-    total, piece = hashlib.sha256(), memoryview(bytearray(1 << 20))
-    for path in sorted(files if "" in parts else [root / _INDICES[0], *files]):
-        digest = hashlib.sha256()
-        with path.open("rb", buffering=0) as content:
-            while read := content.readinto(piece):
-                digest.update(piece[:read])
-        total.update(f"{path.relative_to(root).as_posix()}\0{digest.hexdigest()}\n".encode())
-    return total.hexdigest()
-
-
 def _facts(pipeline: Any, model: str, revision: str | None, variant: str | None, content: str) -> dict[str, Any]:
     """What a recipe says of the pipeline that follows it. The path of a folder is nobody's business."""
-    kind, root = _locate(model, revision)
+    kind, root = locate(model, revision)
     config = {name: value for name, value in pipeline.scheduler.config.items() if not name.startswith("_")}
     return {"model": root.resolve().name if kind == "folder" else model, "model_hash": content, "variant": variant,
             "revision": root.name if kind == "Hub cache" else None, "dtype": str(pipeline.dtype).removeprefix("torch."),
@@ -272,7 +205,7 @@ def generate(
         _check_writable(path, overwrite)
     root = Source(model).local
     with ThreadPoolExecutor(1) as beside:
-        content = beside.submit(_content, root, variant) if root else None  # while torch is imported
+        content = beside.submit(content_hash, root, variant) if root else None  # while torch is imported
         import torch
 
         from .pipelines.base import DiffusionPipeline
@@ -285,7 +218,7 @@ def generate(
             raise ValueError(f"{model!r} is a {type(pipeline).__name__}, which makes no pictures of a text")
         if scheduler:
             pipeline.scheduler = find(scheduler).from_config(pipeline.scheduler.config)
-        content = content or beside.submit(_content, _locate(model, revision)[1], variant)
+        content = content or beside.submit(content_hash, locate(model, revision)[1], variant)
     pipeline.set_progress_bar_config(disable=True)
     height, width = pipeline.picture_size(height, width)
     facts = _facts(pipeline, model, revision, variant, content.result())
@@ -335,7 +268,7 @@ def reproduce(
         pipeline = recipe.load(model, anyway=True)
     name, revision = model or recipe.model, None if model else recipe.revision
     facts = _facts(pipeline.to(device), name, revision, recipe.variant,
-                   _content(_locate(name, revision)[1], recipe.variant))
+                   content_hash(locate(name, revision)[1], recipe.variant))
     if facts["model_hash"] != recipe.model_hash:
         unlike = (f"{name!r} is not the model that the picture was made with: the hash of its content is "
                   f"{facts['model_hash'][:12]}…, and the recipe says {recipe.model_hash[:12]}…")
@@ -361,38 +294,6 @@ def reproduce(
     raise typer.Exit(1)
 
 
-def _read_header(file: Path) -> dict[str, Any]:
-    """What a safetensors file says of its tensors, without reading one."""
-    try:
-        with file.open("rb") as content:
-            header = json.loads(content.read(min(int.from_bytes(content.read(8), "little"), 10**8)))
-        return {name: (entry["dtype"], math.prod(entry["shape"])) for name, entry in header.items() if name != "__metadata__"}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{str(file)!r} is damaged: it has no safetensors header ({error})") from None
-
-
-def _describe(model: str, revision: str | None, variant: str | None) -> dict[str, Any]:
-    """All that `info` shows."""
-    kind, root = _locate(model, revision)
-    parts, configs, rows = _components(root), {}, []
-    for name, (class_name, folder) in parts.items():
-        files = _files_of(folder, variant) if known(class_name) else []
-        tensors = [entry for file in files if file.suffix == ".safetensors" for entry in _read_header(file).values()]
-        configs[name] = next((read_json(file) for file in files if file.name in _INDICES), {})
-        rows.append({"name": name, "class": class_name, "used": known(class_name), "parameters": sum(n for _, n in tensors),
-                     "dtypes": sorted({dtype for dtype, _ in tensors}), "bytes": sum(file.stat().st_size for file in files),
-                     "files": [file.relative_to(root).as_posix() for file in files]})
-    net, vae = configs.get("unet") or configs.get("", {}), configs.get("vae", {})
-    size, scale = net.get("sample_size"), 2 ** max(0, len(vae.get("block_out_channels", [])) - 1)
-    settings = configs.get("scheduler", net if parts.get("", "?")[0].endswith("Scheduler") else {})
-    return {
-        "model": model, "where": kind, "folder": str(root), "components": rows,
-        "class": parts[""][0] if "" in parts else str(read_json(root / _INDICES[0]).get("_class_name")),
-        "picture_size": [scale * one for one in (size if isinstance(size, list) else [size] * 2)] if size else None,
-        "scheduler": {key: value for key, value in settings.items() if value is not None and key != "_diffusers_version"},
-        "content_hash": _content(root, variant)}
-
-
 @app.command()
 def info(
     model: Annotated[str, Argument(help=_CHECKPOINT)],
@@ -401,7 +302,7 @@ def info(
     revision: Revision = None,
 ) -> None:
     """Show what a checkpoint on this machine is made of, without loading it."""
-    facts = _describe(model, revision, variant)
+    facts = describe(model, revision, variant)
     if as_json:
         return typer.echo(json.dumps(facts, indent=2))
     from rich.console import Console

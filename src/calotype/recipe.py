@@ -15,15 +15,15 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from . import __version__, registry
+from . import __version__
 from .files import staged_file
 from .hub import BUNDLED
+from .registry import SCHEDULERS, find
 from .words import check_choice, check_keywords, nearest
 
 FORMAT = 1  # of recipes; older ones stay readable
 DTYPES = ("float32", "float16", "bfloat16")
 KEY = "calotype"  # of the PNG's text chunk
-SCHEDULERS = sorted(name for name in registry._HOMES if name.endswith("Scheduler"))  # known without loading one
 
 _KINDS: dict[Any, Any] = {"str": str, "str | None": (str, type(None)), "int": int, "float": (int, float), "dict": dict}
 _LIMITS = {"steps": (1, 10_000), "height": (1, 8192), "width": (1, 8192), "seed": (0, 2**53), "batch": (1, 64),
@@ -169,7 +169,7 @@ class Recipe:
             model or self.model, revision=None if model else self.revision, variant=self.variant,
             torch_dtype=getattr(torch, self.dtype), local_files_only=not (model or allow_download))
         if self.scheduler in SCHEDULERS:
-            pipeline.scheduler = registry.find(self.scheduler).from_config(self.scheduler_config)
+            pipeline.scheduler = find(self.scheduler).from_config(self.scheduler_config)
         return pipeline
 
     def pictures(self, pipeline: Any, on_step: Callable[[int, int], object] = lambda done, total: None) -> list[Any]:

@@ -40,6 +40,10 @@ _HOMES = {
 }
 
 
+SCHEDULERS = sorted(name for name in _HOMES if name.endswith("Scheduler"))
+PIPELINES = sorted(name for name in _HOMES if name.endswith("Pipeline"))
+
+
 def entry(component: object) -> list[str | None]:
     """What `model_index.json` says of a component: its library and class."""
     if component is None:

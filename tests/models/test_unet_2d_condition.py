@@ -27,8 +27,8 @@ def some(*shape: int) -> torch.Tensor:
 CASES = {
     "sd1": ({}, {}),
     "sd2": ({"use_linear_projection": True, "attention_head_dim": (2, 8), "upcast_attention": True}, {}),
-    "sdxl": ({**THREE, "transformer_layers_per_block": (1, 2, 3), "addition_embed_type": "text_time", "use_linear_projection": True,
-              "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 60},
+    "sdxl": ({**THREE, "transformer_layers_per_block": (1, 2, 3), "addition_embed_type": "text_time",
+              "use_linear_projection": True, "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 60},
              {"added_cond_kwargs": {"text_embeds": some(2, 12), "time_ids": torch.arange(12.0).view(2, 6)}}),
     "lists per level": ({"layers_per_block": (1, 2), "transformer_layers_per_block": (2, 1), "attention_head_dim": (2, 8),
                          "cross_attention_dim": (16, 16), "only_cross_attention": (True, False)}, {}),

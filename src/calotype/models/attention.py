@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..runtime.packed import project
 from .conditioning import Context, Kept, through
 from .layers import Conv2d, Linear
 
@@ -74,7 +75,8 @@ class GatedLinear(nn.Module):
         self.proj = Linear(channels, 2 * out)
 
     def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.proj(x).chunk(2, dim=-1)
+        fast = project(self.proj, x)
+        value, gate = (self.proj(x) if fast is None else fast).chunk(2, dim=-1)
         return value * F.gelu(gate)
 
 

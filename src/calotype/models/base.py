@@ -14,7 +14,8 @@ from torch.overrides import TorchFunctionMode
 from ..config import Configured
 from ..files import staged_folder
 from ..hub import split_options
-from ..weights import assign_weights, choose_weights, is_weights, read_tensors, weight_files, write_tensors
+from ..weight_files import choose_weights, is_weights, weight_files
+from ..weights import assign_weights, read_tensors, write_tensors
 from ..words import check_keywords
 
 _log = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ from ..config import Configured, FrozenConfig
 from ..files import read_json, staged_folder
 from ..hub import split_options
 from ..outputs import Output
-from ..registry import entry, find, known
-from ..weights import is_weights
+from ..registry import PIPELINES, entry, find, known
+from ..weight_files import is_weights
 from ..words import check_keywords, listing, nearest
 
 _log = logging.getLogger(__name__)
@@ -130,8 +130,8 @@ class DiffusionPipeline(Configured):
             return cls
         name = str(index.get("_class_name"))
         if not known(name):
-            raise ValueError(f"{where!r} is a checkpoint for {name!r}, a pipeline that there is not{nearest(name, _pipelines())}"
-                             f" (there are {listing(_pipelines())})")
+            raise ValueError(f"{where!r} is a checkpoint for {name!r}, a pipeline that there is not{nearest(name, PIPELINES)}"
+                             f" (there are {listing(PIPELINES)})")
         return find(name)
 
     @classmethod
@@ -249,12 +249,6 @@ class DiffusionPipeline(Configured):
     def enable_model_cpu_offload(self, gpu_id: int | None = None, device: str | torch.device = "cuda") -> None:
         """Move the models to the accelerator, all of them: keeping those at rest on the CPU is not built yet."""
         self.to(f"{torch.device(device).type}:{gpu_id}" if gpu_id is not None else device)
-
-
-def _pipelines() -> list[str]:
-    from .. import registry
-
-    return sorted(name for name in registry._HOMES if name.endswith("Pipeline"))
 
 
 def _choose_files(names: list[str], wanted: dict[str, tuple[str, str]], loading: dict[str, Any]) -> list[str]:

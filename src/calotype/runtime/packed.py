@@ -1,8 +1,8 @@
-"""Convolutions on the CPU with weights laid out in advance.
+"""Convolutions, and wide linear layers, on the CPU with weights laid out in advance.
 
-oneDNN wants weights in blocks of its own and PyTorch gives them to it row by row, so that every call of a convolution lays
-them out again; for the small pictures of a latent UNet that is a good part of the whole call. Here they are laid out once
-for each input size. Kernels of one pixel become matrix products.
+oneDNN wants weights in blocks of its own and PyTorch gives them to it row by row, so that every call lays them out again;
+for the small pictures of a latent UNet that is a good part of the whole call. Here they are laid out once for each input
+size. Kernels of one pixel become matrix products.
 
 Layouts are used only inside `packed_convolutions()`, and each is compared with its weight when a scope first meets it: a
 change of weights between generations is seen, however it came about.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 _log = logging.getLogger(__name__)
 _SIZES_KEPT = 3  # input sizes a layer remembers; a layout is as large as the weight
+_MOST_ROWS = 1024  # of a matrix product: with more, laying the weight out is a small part of it
 
 _scope: ContextVar[set[int] | None] = ContextVar("packed_convolutions", default=None)
 
@@ -53,33 +54,48 @@ def packed_convolutions(enabled: bool = True) -> Iterator[None]:
 def convolve(layer: nn.Conv2d, x: Tensor) -> Tensor | None:
     """`layer(x)` by the fast path, or `None` where there is none."""
     scope = _scope.get()
-    if scope is None or x.device.type != "cpu" or x.dtype is not torch.float32 or torch.is_grad_enabled():
+    if scope is None or not _suits(layer, x) or layer.padding_mode != "zeros" or x.ndim != 4 or not len(x):
         return None
     weight = layer.weight
-    if weight.dtype is not torch.float32 or layer.padding_mode != "zeros" or x.ndim != 4 or not len(x):
-        return None
     if layer.kernel_size == (1, 1) and layer.stride == (1, 1) and layer.groups == 1 and layer.padding == (0, 0):
         return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), layer.bias).permute(0, 3, 1, 2)
-    layout = _layout(layer, tuple(x.shape), scope)
-    return torch.ops.mkldnn._convolution_pointwise(
-        x, layout, layer.bias, layer.padding, layer.stride, layer.dilation, layer.groups, "none", [], "")
+    size, places = list(x.shape), (layer.padding, layer.stride, layer.dilation, layer.groups)
+    layout = _layout(layer, tuple(size), scope, lambda: torch.ops.mkldnn._reorder_convolution_weight(
+        weight.detach(), *places, size))
+    return torch.ops.mkldnn._convolution_pointwise(x, layout, layer.bias, *places, "none", [], "")
 
 
-def _layout(layer: nn.Conv2d, size: tuple[int, ...], scope: set[int]) -> Tensor:
+def project(layer: nn.Linear, x: Tensor) -> Tensor | None:
+    """`layer(x)` by the fast path, or `None` where there is none. It pays for wide layers of few tokens."""
+    scope = _scope.get()
+    rows = x.numel() // max(x.shape[-1], 1)
+    if scope is None or not _suits(layer, x) or not 0 < rows <= _MOST_ROWS:
+        return None
+    layout = _layout(layer, (rows,), scope, lambda: torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), rows))
+    return torch.ops.mkldnn._linear_pointwise(x, layout, layer.bias, "none", [], "")
+
+
+def _suits(layer: nn.Conv2d | nn.Linear, x: Tensor) -> bool:
+    """On the CPU, in single precision, and nobody wants gradients."""
+    single = x.dtype is torch.float32 and layer.weight.dtype is torch.float32
+    return single and x.device.type == "cpu" and not torch.is_grad_enabled()
+
+
+def _layout(layer: nn.Module, size: tuple[int, ...], scope: set[int], make: Callable[[], Tensor]) -> Tensor:
     """The layout for an input size, made when first met: rounding must not depend on what was computed before."""
     kept = _layouts.get(layer)
     if kept is None:
         kept = _layouts[layer] = _Layouts()
-    if id(layer) not in scope or kept.mark[0] != layer.weight._version:
-        mark = _mark(layer.weight)
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    if id(layer) not in scope or kept.mark[0] != weight._version:
+        mark = _mark(weight)
         if mark != kept.mark:
             kept.by_size.clear()
         kept.mark = mark
         scope.add(id(layer))
     layout = kept.by_size.pop(size, None)
     if layout is None:
-        layout = torch.ops.mkldnn._reorder_convolution_weight(
-            layer.weight.detach(), layer.padding, layer.stride, layer.dilation, layer.groups, list(size))
+        layout = make()
     kept.by_size[size] = layout
     if len(kept.by_size) > _SIZES_KEPT:
         kept.by_size.popitem(last=False)
