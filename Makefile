@@ -12,7 +12,7 @@ image: $(VENV)/.installed
 	$(BIN)/calotype generate "$(PROMPT)" -o squirrel.png
 
 test: $(VENV)/.test-installed
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 	@echo "once more, as where Diffusers is not installed:"
 	CALOTYPE_TEST_ALONE=1 $(BIN)/python -m pytest -n 2 tests/models tests/pipelines tests/schedulers tests/test_startup.py
 

@@ -50,6 +50,11 @@ def test_embeddings_stand_for_prompts(tiny):
     assert np.allclose(given, run(tiny, "a cat", negative_prompt="dark"), atol=1e-6)
 
 
+def test_one_negative_prompt_serves_several_prompts(tiny):
+    one = run(tiny, ["a cat", "a dog"], negative_prompt="dark", generator=seeded(1, 2))
+    assert np.allclose(one, run(tiny, ["a cat", "a dog"], negative_prompt=["dark"] * 2, generator=seeded(1, 2)), atol=1e-6)
+
+
 def test_latents_are_the_noise_to_begin_with(tiny):
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     assert np.array_equal(run(tiny, latents=noise, generator=None), run(tiny))
@@ -169,6 +174,7 @@ BAD = [
     ({"num_inference_step": 3}, TypeError, "did you mean 'num_inference_steps'"),
     ({"height": 17}, ValueError, "height is 17, but must be a multiple of 2"),
     ({"width": -8}, ValueError, "width is -8"),
+    ({"height": 0}, ValueError, "height is 0"),
     ({"prompt": []}, ValueError, "prompt is an empty list"),
     ({"prompt": 3}, TypeError, "prompt is text or a list of texts"),
     ({"prompt": ["a", 3]}, TypeError, "prompt is text or a list of texts"),

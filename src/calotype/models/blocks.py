@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..words import check_choice
 from .attention import SpatialAttention, SpatialTransformer
 from .conditioning import Context, Kept, Moment
 from .layers import Downsample, Upsample, mean_of_pixels, repeat_pixels
@@ -206,7 +207,5 @@ def named(kind: str, options: BlockOptions, direction: str) -> BlockOptions:
     Raises:
         ValueError: there is no such block going `direction` (`"Down"` or `"Up"`); names those there are.
     """
-    from ..words import check_choice
-
     check_choice(f"{direction.lower()} block type", kind, [name for name in KINDS if direction in name])
     return replace(options, **KINDS[kind])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -224,7 +225,8 @@ class StableDiffusionPipeline(DiffusionPipeline):
         """Height and width in pixels of what a call with these arguments makes."""
         size = self.unet.config.sample_size
         sizes = (size, size) if isinstance(size, int) else tuple(size or (64, 64))
-        height, width = height or sizes[0] * self.vae_scale_factor, width or sizes[1] * self.vae_scale_factor
+        height = sizes[0] * self.vae_scale_factor if height is None else height
+        width = sizes[1] * self.vae_scale_factor if width is None else width
         for name, value in (("height", height), ("width", width)):
             if value < 1 or value % self.vae_scale_factor:
                 raise ValueError(f"{name} is {value}, but must be a multiple of {self.vae_scale_factor}")
@@ -242,8 +244,6 @@ class StableDiffusionPipeline(DiffusionPipeline):
 
 
 def _arguments() -> list[str]:
-    import inspect
-
     return [name for name in inspect.signature(StableDiffusionPipeline.__call__).parameters if name not in ("self", "unknown")]
 
 
