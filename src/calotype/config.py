@@ -38,6 +38,9 @@ class FrozenConfig(dict[str, Any]):
     __setitem__ = __delitem__ = __setattr__ = __delattr__ = __ior__ = _refuse
     clear = pop = popitem = setdefault = update = _refuse
 
+    def __repr__(self) -> str:
+        return f"FrozenConfig {to_json(self)}"
+
     def __reduce__(self) -> tuple[Any, ...]:
         return FrozenConfig, (dict(self),)
 
