@@ -14,7 +14,7 @@ image: $(VENV)/.installed
 test: $(VENV)/.test-installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 	@echo "once more, as where Diffusers is not installed:"
-	CALOTYPE_TEST_ALONE=1 $(BIN)/python -m pytest -n 2 tests/models tests/pipelines tests/schedulers tests/test_startup.py
+	CALOTYPE_TEST_ALONE=1 $(BIN)/python -m pytest -n 2 tests/models tests/pipelines tests/test_startup.py
 
 lint: $(VENV)/.test-installed
 	$(BIN)/ruff check .

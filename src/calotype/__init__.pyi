@@ -23,9 +23,24 @@ from .pipelines.ddpm import DDPMPipeline as DDPMPipeline
 from .pipelines.stable_diffusion import StableDiffusionPipeline as StableDiffusionPipeline
 from .schedulers.base import Scheduler as Scheduler
 from .schedulers.ddim import DDIMScheduler as DDIMScheduler
+from .schedulers.ddim_inverse import DDIMInverseScheduler as DDIMInverseScheduler
 from .schedulers.ddpm import DDPMScheduler as DDPMScheduler
+from .schedulers.deis_multistep import DEISMultistepScheduler as DEISMultistepScheduler
+from .schedulers.dpmsolver_multistep import DPMSolverMultistepScheduler as DPMSolverMultistepScheduler
+from .schedulers.dpmsolver_singlestep import DPMSolverSinglestepScheduler as DPMSolverSinglestepScheduler
 from .schedulers.euler import EulerDiscreteScheduler as EulerDiscreteScheduler
+from .schedulers.euler_ancestral import EulerAncestralDiscreteScheduler as EulerAncestralDiscreteScheduler
+from .schedulers.heun import HeunDiscreteScheduler as HeunDiscreteScheduler
+from .schedulers.kdpm2 import KDPM2AncestralDiscreteScheduler as KDPM2AncestralDiscreteScheduler
+from .schedulers.kdpm2 import KDPM2DiscreteScheduler as KDPM2DiscreteScheduler
+from .schedulers.lcm import LCMScheduler as LCMScheduler
+from .schedulers.lms import LMSDiscreteScheduler as LMSDiscreteScheduler
+from .schedulers.parallel import DDIMParallelScheduler as DDIMParallelScheduler
+from .schedulers.parallel import DDPMParallelScheduler as DDPMParallelScheduler
 from .schedulers.pndm import PNDMScheduler as PNDMScheduler
+from .schedulers.tcd import TCDScheduler as TCDScheduler
+from .schedulers.unclip import UnCLIPScheduler as UnCLIPScheduler
+from .schedulers.unipc_multistep import UniPCMultistepScheduler as UniPCMultistepScheduler
 from .tokenizer import CLIPTokenizer as CLIPTokenizer
 
 __version__: str

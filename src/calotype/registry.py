@@ -8,7 +8,13 @@ from typing import Any
 from .words import listing, nearest
 
 _DIFFUSERS = {
-    "schedulers": ("DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler", "PNDMScheduler"),
+    "schedulers": (
+        "DDIMInverseScheduler", "DDIMParallelScheduler", "DDIMScheduler", "DDPMParallelScheduler", "DDPMScheduler",
+        "DEISMultistepScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler",
+        "EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler",
+        "KDPM2DiscreteScheduler", "LCMScheduler", "LMSDiscreteScheduler", "PNDMScheduler", "TCDScheduler", "UnCLIPScheduler",
+        "UniPCMultistepScheduler",
+    ),
     "models.autoencoder_kl": ("AutoencoderKL",),
     "models.unet_2d": ("UNet2DModel",),
     "models.unet_2d_condition": ("UNet2DConditionModel",),

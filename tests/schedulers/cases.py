@@ -70,6 +70,7 @@ class Plan:
         orders: of convergence.
         stochastic: (config, options of `table`) that sample a Gaussian.
         exact: configs whose rows are exact if the model is, and for `options` of these.
+        rising: whether it goes from the picture to the noise.
     """
 
     grids: Sequence[Grid]
@@ -78,6 +79,7 @@ class Plan:
     stochastic: Sequence[tuple[Entries, Entries]] = ()
     exact: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     exact_options: Sequence[Entries] = ({},)
+    rising: bool = False
 
 
 def every(name: str, values: Sequence[Any]) -> Any:

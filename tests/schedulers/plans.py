@@ -6,10 +6,11 @@ To add a scheduler, add its `Plan` to `PLANS`.
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 
-from .cases import Case, Entries, Grid, Order, Plan, every
+from .cases import Case, Entries, Grid, Order, Plan, every, make
 
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
 SPACINGS = ("leading", "linspace", "trailing")
@@ -27,6 +28,46 @@ def _pndm_differs(config: Entries, steps: int) -> bool:
     return goes_elsewhere(config, steps) or (steps < 4 and not config.get("skip_prk_steps"))
 
 
+def _inverse_differs(config: Entries, steps: int) -> bool:
+    """Where the peer's inversion steps from another level than the last one reached, or divides by a noise of zero."""
+    no_noise = config.get("prediction_type") == "sample" and config.get("set_alpha_to_one", True)
+    return goes_elsewhere(config, steps) or no_noise
+
+
+def _repeats(config: Entries, steps: int) -> bool:
+    """Where the peer's multistep solvers find rows by timesteps that repeat (its issue #12771) or lie by rounding below 999."""
+    return config.get("beta_schedule") == "squaredcos_cap_v2" and any(config.get(ramp) for ramp in (*RAMPS, "use_lu_lambdas"))
+
+
+def _goes_nowhere(config: Entries, steps: int) -> bool:
+    """Where the last level of a ramp is where the trajectory ends: the peer's order 3 divides by that step's length."""
+    ramp = any(config.get(name) for name in (*RAMPS, "use_lu_lambdas"))
+    return ramp and config.get("final_sigmas_type") == "sigma_min" and config.get("solver_order") == 3 and steps >= 15
+
+
+def _dpm_multistep_differs(config: Entries, steps: int) -> bool:
+    stochastic = config.get("algorithm_type", "").startswith("sde") and config.get("solver_order") == 3 and steps > 3
+    return _repeats(config, steps) or _goes_nowhere(config, steps) or stochastic
+
+
+def _dpm_singlestep_differs(config: Entries, steps: int) -> bool:
+    third = config.get("solver_order") == 3 and config.get("solver_type") == "heun" and steps >= 3
+    return _repeats(config, steps) or (third and config.get("algorithm_type", "").startswith("sde"))
+
+
+def _unipc_differs(config: Entries, steps: int) -> bool:
+    """Where the peer's coefficients are infinite at a clean sample; or, towards a small level, off by up to 2e-4."""
+    clean, order = config.get("final_sigmas_type", "zero") == "zero", config.get("solver_order", 2)
+    full, noise = not config.get("lower_order_final", True) and order > 1, not config.get("predict_x0", True)
+    cancels = noise and bool(config.get("use_karras_sigmas"))
+    return _repeats(config, steps) or cancels or (clean and (config.get("solver_type") == "bh1" or noise or full))
+
+
+def _deis_differs(config: Entries, steps: int) -> bool:
+    """Where levels lie so close that the peer's coefficients of order 3, in single precision, cancel."""
+    return _repeats(config, steps) or (bool(config.get("use_beta_sigmas")) and config.get("solver_order") == 3)
+
+
 COUNTS = (1, 2, 4, 7, 10, 50)
 SPACED = {"timestep_spacing": SPACINGS, "prediction_type": PREDICTIONS, "steps_offset": (0, 1)}
 BETAS = {"beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"), "timestep_spacing": ("leading", "trailing")}
@@ -39,8 +80,39 @@ EXACT = {"timestep_spacing": SPACINGS, "beta_schedule": ("linear", "scaled_linea
          "prediction_type": PREDICTIONS, "num_train_timesteps": (100, 1000)}
 CHURN = ({}, {"s_churn": 5.0}, {"s_churn": 50.0, "s_tmin": 0.5, "s_tmax": 20.0, "s_noise": 1.1})
 RAMPS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
+ETAS = ({"eta": 0.0}, {"eta": 0.5}, {"eta": 1.0})
+DISTILLED = ({"num_inference_steps": 4, "original_inference_steps": 25}, {"num_inference_steps": 4, "strength": 0.5},
+             {"num_inference_steps": 3, "original_inference_steps": 30, "strength": 0.31}, {"timesteps": [999, 759, 499, 0]})
+
+
+def _ancestral_cancels(config: Entries, steps: int) -> bool:
+    """Where the peer's level of the way down, `sqrt(sigma'² - up²)` in single precision, has lost its digits: large steps."""
+    linspace = config.get("timestep_spacing", "linspace") == "linspace"
+    return config.get("beta_schedule") == "squaredcos_cap_v2" or (
+        linspace and steps in (2, 5 if config.get("use_beta_sigmas") else 2))
+
+
+NO_SAMPLE = ("epsilon", "v_prediction")
+TWO_STAGES = (
+    Grid({**SPACED, "prediction_type": NO_SAMPLE}, COUNTS), Grid(BETAS), Grid({**SHORT, "prediction_type": NO_SAMPLE}),
+    Grid(TRAINED),
+    *(Grid({ramp: (True,), "prediction_type": NO_SAMPLE, "timestep_spacing": SPACINGS}, (1, 5, 10)) for ramp in RAMPS),
+)
 
 PLANS: dict[str, Plan] = {
+    "DDIMInverseScheduler": Plan(
+        grids=(
+            Grid({**SPACED, "timestep_spacing": ("leading", "trailing"), "set_alpha_to_one": (False, True)}, COUNTS),
+            Grid({**BETAS, "prediction_type": ("epsilon", "v_prediction")}),
+            Grid({**ZERO_SNR, "prediction_type": ("v_prediction",)}),
+            Grid({**SHORT, "set_alpha_to_one": (False, True)}), Grid(TRAINED),
+            Grid({"clip_sample": (True, False), "set_alpha_to_one": (True, False), "prediction_type": PREDICTIONS}),
+            Grid({"clip_sample_range": (0.5, 2.0), "prediction_type": PREDICTIONS}),
+        ),
+        differs=_inverse_differs,
+        exact={**EXACT, "set_alpha_to_one": (False,), "rescale_betas_zero_snr": (False, True)},
+        rising=True,
+    ),
     "DDIMScheduler": Plan(
         grids=(
             Grid(SPACED, COUNTS), Grid(BETAS), Grid(ZERO_SNR), Grid(SHORT), Grid(TRAINED), Grid(THRESHOLD),
@@ -71,6 +143,15 @@ PLANS: dict[str, Plan] = {
                     for p, v in (("epsilon", "fixed_small"), ("sample", "fixed_small_log"), ("epsilon", "fixed_large"))],
         exact={**EXACT, "rescale_betas_zero_snr": (False, True), "variance_type": ("fixed_small", "fixed_small_log")},
     ),
+    "EulerAncestralDiscreteScheduler": Plan(
+        grids=(
+            Grid({**SPACED, "prediction_type": NO_SAMPLE}, COUNTS), Grid(BETAS),
+            Grid({**ZERO_SNR, "prediction_type": ("v_prediction",)}),
+            Grid({**SHORT, "prediction_type": NO_SAMPLE}), Grid(TRAINED),
+        ),
+        stochastic=[({"prediction_type": p}, {}) for p in PREDICTIONS],
+        exact={**EXACT, "rescale_betas_zero_snr": (False, True)},
+    ),
     "EulerDiscreteScheduler": Plan(
         grids=(
             Grid(SPACED, COUNTS), Grid(BETAS), Grid(ZERO_SNR), Grid(SHORT), Grid(TRAINED),
@@ -91,6 +172,47 @@ PLANS: dict[str, Plan] = {
         exact={**EXACT, "rescale_betas_zero_snr": (False, True), "final_sigmas_type": ("zero", "sigma_min"),
                "use_karras_sigmas": (False, True), "interpolation_type": ("linear", "log_linear")},
     ),
+    "HeunDiscreteScheduler": Plan(
+        grids=(
+            Grid(SPACED, COUNTS), Grid(BETAS), Grid(SHORT), Grid(TRAINED),
+            *(Grid({ramp: (True,), "prediction_type": PREDICTIONS, "timestep_spacing": SPACINGS}, (1, 5, 10)) for ramp in RAMPS),
+            Grid({"clip_sample": (True,), "clip_sample_range": (0.5, 1.0, 2.0), "prediction_type": PREDICTIONS,
+                  "use_karras_sigmas": (False, True)}),
+            Grid({"prediction_type": PREDICTIONS}, given=({"timesteps": [900, 700, 300, 100, 5]}, {"timesteps": [999]})),
+        ),
+        exact={**EXACT, "use_karras_sigmas": (False, True)},
+    ),
+    "KDPM2DiscreteScheduler": Plan(
+        grids=TWO_STAGES,
+        exact={**EXACT, "use_karras_sigmas": (False, True)},
+    ),
+    "KDPM2AncestralDiscreteScheduler": Plan(
+        grids=TWO_STAGES,
+        differs=_ancestral_cancels,
+        stochastic=[({"prediction_type": p, "use_karras_sigmas": True}, {}) for p in PREDICTIONS],
+        exact={**EXACT, "use_karras_sigmas": (False, True)},
+    ),
+    "LMSDiscreteScheduler": Plan(
+        grids=(
+            Grid(SPACED, COUNTS), Grid(BETAS), Grid(SHORT), Grid(TRAINED),
+            *(Grid({**({ramp: (True,)} if ramp else {}), "prediction_type": PREDICTIONS}, (1, 10),
+                   options=({}, {"order": 1}, {"order": 2}, {"order": 3})) for ramp in (None, *RAMPS)),
+        ),
+        exact={**EXACT, "use_karras_sigmas": (False, True)},
+        exact_options=({}, {"order": 1}, {"order": 2}, {"order": 5}),
+    ),
+    "LCMScheduler": Plan(
+        grids=(
+            Grid({"prediction_type": PREDICTIONS, "timestep_spacing": SPACINGS, "set_alpha_to_one": (False, True)}, (1, 2, 4, 8)),
+            Grid(BETAS), Grid({**ZERO_SNR, "prediction_type": ("v_prediction", "sample")}),
+            Grid(SHORT), Grid(TRAINED), Grid(THRESHOLD),
+            Grid({"original_inference_steps": (20, 100), "timestep_scaling": (1.0, 10.0)}, (1, 7, 20)),
+            Grid({"clip_sample": (True,), "clip_sample_range": (0.5, 2.0), "prediction_type": PREDICTIONS}),
+            Grid({"prediction_type": PREDICTIONS}, given=DISTILLED),
+        ),
+        exact={**EXACT, "num_train_timesteps": (1000,), "timestep_scaling": (1e9,), "original_inference_steps": (60,),
+               "rescale_betas_zero_snr": (False, True)},
+    ),
     "PNDMScheduler": Plan(
         grids=(
             Grid({**SPACED, "prediction_type": ("epsilon", "v_prediction"), "skip_prk_steps": (False, True)}, COUNTS),
@@ -105,6 +227,112 @@ PLANS: dict[str, Plan] = {
         exact={**EXACT, "prediction_type": ("epsilon", "sample"), "skip_prk_steps": (False, True),
                "set_alpha_to_one": (False, True)},
     ),
+    "TCDScheduler": Plan(
+        grids=(
+            Grid({"prediction_type": PREDICTIONS, "timestep_spacing": SPACINGS, "set_alpha_to_one": (False, True)}, (1, 2, 4, 8)),
+            Grid(BETAS), Grid({**ZERO_SNR, "prediction_type": ("v_prediction", "sample")}),
+            Grid(SHORT), Grid(TRAINED),
+            Grid({"original_inference_steps": (20, 100), "prediction_type": PREDICTIONS}, (1, 7, 20), options=ETAS),
+            Grid({"prediction_type": PREDICTIONS}, given=DISTILLED, options=ETAS),
+        ),
+        exact={**EXACT, "num_train_timesteps": (1000,), "original_inference_steps": (60,),
+               "rescale_betas_zero_snr": (False, True)},
+        exact_options=({}, *ETAS),
+    ),
+    "UnCLIPScheduler": Plan(  # the peer steps to `t - 1`: see test_parallel.py for other numbers of steps
+        grids=(
+            *(Grid({"num_train_timesteps": (count,), "variance_type": ("fixed_small_log", "learned_range"),
+                    "prediction_type": ("epsilon", "sample")}, (count,)) for count in (20, 50)),
+            Grid({"num_train_timesteps": (20,), "clip_sample": (True, False), "clip_sample_range": (0.5, 2.0)}, (20,)),
+        ),
+        stochastic=[({"clip_sample": False, "prediction_type": p}, {}) for p in ("epsilon", "sample")],
+        exact={key: EXACT[key] for key in ("beta_schedule", "prediction_type", "num_train_timesteps")},
+    ),
+}
+PLANS["DDIMParallelScheduler"] = replace(PLANS["DDIMScheduler"], grids=PLANS["DDIMScheduler"].grids[1:])
+PLANS["DDPMParallelScheduler"] = replace(PLANS["DDPMScheduler"], grids=PLANS["DDPMScheduler"].grids[1:])
+
+ENDS = {"final_sigmas_type": ("zero", "sigma_min")}
+RAMPED = {"solver_order": (1, 2, 3), "beta_schedule": ("linear", "scaled_linear"), **ENDS}
+SMOOTH_END = {"final_sigmas_type": "sigma_min", "use_exponential_sigmas": True}
+EXACT_LAMBDA = {**EXACT, "solver_order": (1, 2, 3), "use_karras_sigmas": (False, True), "lower_order_final": (False, True)}
+
+PLANS |= {
+    "DEISMultistepScheduler": Plan(
+        grids=(
+            Grid(SPACED, COUNTS), Grid(BETAS), Grid(SHORT), Grid(TRAINED), Grid(THRESHOLD),
+            Grid({"solver_order": (1, 2, 3), "prediction_type": PREDICTIONS, "lower_order_final": (False, True)}, (5, 20)),
+            *(Grid({"solver_order": (1, 2, 3), "beta_schedule": ("linear", "scaled_linear"), ramp: (True,)}, (7, 20))
+              for ramp in RAMPS),
+        ),
+        differs=_deis_differs,
+        orders=[Order({"solver_order": k, "use_exponential_sigmas": True, "prediction_type": p}, k)
+                for k in (1, 2) for p in PREDICTIONS]
+        + [Order({"solver_order": 3, "use_exponential_sigmas": True}, 3, (16, 32, 64))],
+        exact=EXACT_LAMBDA,
+    ),
+    "DPMSolverMultistepScheduler": Plan(
+        grids=(
+            Grid(SPACED, COUNTS), Grid(BETAS), Grid(ZERO_SNR), Grid(SHORT), Grid(TRAINED), Grid(THRESHOLD),
+            *(Grid({"algorithm_type": kinds, "solver_type": ("midpoint", "heun"), "solver_order": (1, 2, 3),
+                    "prediction_type": PREDICTIONS, "final_sigmas_type": (end,)}, (3, 10))
+              for kinds, end in ((("dpmsolver++", "sde-dpmsolver++"), "zero"), (("dpmsolver", "sde-dpmsolver"), "sigma_min"))),
+            Grid({"solver_order": (2, 3), "lower_order_final": (False, True), "euler_at_final": (False, True), **ENDS}, (5, 16)),
+            Grid({**THRESHOLD, "algorithm_type": ("dpmsolver", "sde-dpmsolver++"), "final_sigmas_type": ("sigma_min",)}),
+            *(Grid({**RAMPED, ramp: (True,)}, (7, 20)) for ramp in (*RAMPS, "use_lu_lambdas")),
+            Grid({"lambda_min_clipped": (-5.1, -3.0), "beta_schedule": ("squaredcos_cap_v2",), "timestep_spacing": SPACINGS}),
+            Grid({"variance_type": ("learned", "learned_range"), "algorithm_type": ("dpmsolver++", "sde-dpmsolver++")}),
+            Grid({"solver_order": (2, 3)}, given=({"timesteps": [900, 700, 300, 100, 5]},)),
+        ),
+        differs=_dpm_multistep_differs,
+        orders=[Order({"solver_order": k, "algorithm_type": a, "solver_type": t, "prediction_type": p, **SMOOTH_END}, k)
+                for k, a, t in ((1, "dpmsolver++", "midpoint"), (2, "dpmsolver++", "midpoint"), (2, "dpmsolver", "heun"),
+                                (2, "dpmsolver", "midpoint"))
+                for p in PREDICTIONS] + [Order({"solver_order": 3, "algorithm_type": "dpmsolver", **SMOOTH_END}, 2)],
+        stochastic=[({"algorithm_type": "sde-dpmsolver++", "solver_order": k, "prediction_type": p, "use_karras_sigmas": True},
+                     {})
+                    for k, p in ((1, "epsilon"), (2, "epsilon"), (2, "v_prediction"), (3, "sample"))]
+        + [({"algorithm_type": "sde-dpmsolver", "solver_order": k, "use_karras_sigmas": True,
+             "final_sigmas_type": "sigma_min"}, {}) for k in (1, 2, 3)],
+        exact={**EXACT_LAMBDA, "algorithm_type": ("dpmsolver++", "sde-dpmsolver++"), "solver_type": ("midpoint", "heun"), **ENDS,
+               "rescale_betas_zero_snr": (False, True), "use_lu_lambdas": (False, True), "euler_at_final": (False, True)},
+    ),
+    "DPMSolverSinglestepScheduler": Plan(
+        grids=(
+            Grid({"prediction_type": PREDICTIONS}, COUNTS), Grid(SHORT), Grid(TRAINED), Grid(THRESHOLD),
+            *(Grid({"algorithm_type": kinds, "solver_type": ("midpoint", "heun"), "solver_order": (1, 2, 3),
+                    "lower_order_final": (False, True), "final_sigmas_type": (end,)}, (1, 2, 3, 8, 9, 10))
+              for kinds, end in ((("dpmsolver++", "sde-dpmsolver++"), "zero"), (("dpmsolver", "dpmsolver++"), "sigma_min"))),
+            Grid({"algorithm_type": ("dpmsolver", "sde-dpmsolver++"), "final_sigmas_type": ("sigma_min",), "solver_order": (2, 3),
+                  "prediction_type": PREDICTIONS, "use_karras_sigmas": (False, True)}),
+            *(Grid({**RAMPED, ramp: (True,)}, (7, 20)) for ramp in RAMPS),
+            Grid({"lambda_min_clipped": (-5.1, -3.0), "beta_schedule": ("squaredcos_cap_v2",)}),
+            Grid({"solver_order": (2, 3)}, given=({"timesteps": [900, 700, 300, 100, 5]},)),
+        ),
+        differs=_dpm_singlestep_differs,
+        orders=[Order({"solver_order": k, "algorithm_type": a, "solver_type": t, **SMOOTH_END}, k, (48, 96, 192, 384))
+                for k in (1, 2, 3) for a in ("dpmsolver", "dpmsolver++") for t in ("midpoint", "heun")],
+        stochastic=[({"algorithm_type": "sde-dpmsolver++", "solver_order": k, "use_karras_sigmas": True}, {}) for k in (1, 2)],
+        exact={**{key: values for key, values in EXACT_LAMBDA.items() if key != "timestep_spacing"}, **ENDS,
+               "algorithm_type": ("dpmsolver++", "sde-dpmsolver++"), "solver_type": ("midpoint", "heun")},
+    ),
+    "UniPCMultistepScheduler": Plan(
+        grids=(
+            Grid(SPACED, COUNTS), Grid(BETAS), Grid(ZERO_SNR), Grid(SHORT), Grid(TRAINED), Grid(THRESHOLD),
+            Grid({"predict_x0": (True, False), "solver_type": ("bh1", "bh2"), "solver_order": (1, 2, 3), **ENDS,
+                  "lower_order_final": (False, True)}, (3, 10)),
+            Grid({"predict_x0": (True, False), "solver_order": (2, 3), "final_sigmas_type": ("sigma_min",),
+                  "prediction_type": PREDICTIONS, "use_karras_sigmas": (False, True)}),
+            Grid({"disable_corrector": ([0, 1], [3, 4, 5], [0, 2, 9]), "solver_order": (1, 2, 3)}),
+            *(Grid({**RAMPED, ramp: (True,)}, (7, 20)) for ramp in RAMPS),
+        ),
+        differs=_unipc_differs,
+        orders=[Order({"solver_order": k, "predict_x0": x0, "solver_type": kind, "lower_order_final": False, **SMOOTH_END}, k + 1)
+                for k, x0, kind in ((1, True, "bh1"), (1, True, "bh2"), (1, False, "bh2"), (2, True, "bh1"), (2, False, "bh1"),
+                                    (2, False, "bh2"), (3, True, "bh2"))],
+        exact={**EXACT_LAMBDA, "predict_x0": (False, True), "solver_type": ("bh1", "bh2"), **ENDS,
+               "rescale_betas_zero_snr": (False, True), "disable_corrector": ([], [0, 3])},
+    ),
 }
 
 
@@ -118,3 +346,4 @@ def cases() -> list[Case]:
 
 
 every_class = every("name", sorted(PLANS))
+with_betas = every("name", [name for name in sorted(PLANS) if "beta_end" in make(name).config])

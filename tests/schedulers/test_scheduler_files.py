@@ -10,11 +10,11 @@ import pytest
 import calotype.schedulers as ours
 
 from .cases import make
-from .plans import PLANS, every_class
+from .plans import PLANS, every_class, with_betas
 from .test_swapping import UNUSUAL, unusual
 
 ALWAYS = {"_class_name", "_diffusers_version"}
-NAMES = sorted(PLANS)
+NAMES = sorted(PLANS.keys() - {"UnCLIPScheduler"})  # the peer's refuses the levels of all others
 
 
 def written(scheduler, folder) -> dict:
@@ -68,7 +68,7 @@ def test_round_trip(name, told, tmp_path):
         assert repr(read) == repr(scheduler)
 
 
-@every_class
+@with_betas
 def test_subfolder_and_replacements(name, tmp_path):
     """As in a pipeline's folder; keyword arguments replace entries, and unknown ones are errors."""
     make(name).save_pretrained(tmp_path / "scheduler")

@@ -118,10 +118,10 @@ def test_begin_index(name):
 def test_scaling_of_inputs(name):
     """Samples that grow with the noise are scaled to unit variance for the model; others pass as they are."""
     scheduler = ready(name)
-    for t in scheduler.timesteps:
+    for row, t in enumerate(scheduler.timesteps):
         scaled = scheduler.scale_model_input(X, t)
         if scheduler.input_is_ve:
-            sigma = scheduler.sigmas[scheduler.index_for_timestep(t)]
+            sigma = torch.tensor(scheduler.table(scheduler.num_inference_steps).levels.sigma[row]).float()
             torch.testing.assert_close(scaled, X / (sigma**2 + 1).sqrt())
         else:
             assert scaled is X
@@ -150,8 +150,8 @@ def test_length_and_attributes(name):
     """What people read off a scheduler."""
     scheduler = make(name, num_train_timesteps=200)
     assert len(scheduler) == len(scheduler.alphas_cumprod) == 200
-    assert scheduler.order == 1 and scheduler.num_inference_steps is None
-    assert scheduler.timesteps.tolist() == list(range(199, -1, -1))
+    assert scheduler.order in (1, 2) and scheduler.num_inference_steps is None
+    assert scheduler.timesteps.tolist() == list(range(199, -1, -1))[:: -1 if PLANS[name].rising else 1]
     scheduler.set_timesteps(10)
     assert scheduler.num_inference_steps == 10
     torch.testing.assert_close(torch.cumprod(scheduler.alphas, 0), scheduler.alphas_cumprod, rtol=1e-4, atol=0)

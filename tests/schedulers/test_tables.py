@@ -184,5 +184,5 @@ def test_entering_midway_begins_a_fresh_history(name):
         assert torch.equal(part.timesteps, whole.timesteps[begin:])
         assert part.input_scale == whole.input_scale[begin:]
         assert len(list(generation(part, scheduler.config, 0))) == len(whole) - begin
-    if PLANS[name].orders and name != "PNDMScheduler":  # without a history a row is the same
+    if PLANS[name].orders and not whole.slots:  # without a history a row is the same
         assert scheduler.table(10, begin=5).steps == whole.steps[5:]

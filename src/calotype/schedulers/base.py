@@ -45,7 +45,8 @@ class Scheduler(Configured):
 
     config_name = "scheduler_config.json"
     order: ClassVar[int] = 1
-    memory: ClassVar[Memory] = "x0"
+    """Model calls a step, where all steps have as many."""
+    memory: Memory = "x0"
     """What rows mix of a model output: the clean sample, the noise, or the output as it is."""
 
     timesteps: Tensor
@@ -70,16 +71,23 @@ class Scheduler(Configured):
     input_is_ve: ClassVar[bool] = False
     """Samples are variance-exploding, and the model wants them scaled to unit variance."""
 
+    tells_x0: ClassVar[bool] = True
+    """Without `return_dict`, a step returns the clean sample too."""
+
+    exposes_sigmas: ClassVar[bool] = False
+    """`sigmas` are the VE levels, though samples are not variance-exploding; no level is without signal."""
+
     # -- tables -------------------------------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
         """Set up from the config; the end of every `__init__`."""
         check_choice("prediction_type", self.config.prediction_type, PREDICTION_TYPES)
-        check_choice("timestep_spacing", self.config.timestep_spacing, SPACINGS)
-        self.noise_schedule = NoiseSchedule(self.config, least_signal=2**-24 if self.input_is_ve else 0.0)
+        check_choice("timestep_spacing", self.config.get("timestep_spacing", "linspace"), SPACINGS)
+        self.noise_schedule = NoiseSchedule(self.config, least_signal=2**-24 if self.input_is_ve or self.exposes_sigmas else 0.0)
         self.alphas_cumprod = torch.from_numpy(self.noise_schedule.alphas_cumprod).float()
         self.betas = torch.from_numpy(self.noise_schedule.betas).float()
         self.alphas = 1 - self.betas
+        self._clip = make_clip(self.config)  # now, while the config has no entries of other classes
         self.num_inference_steps: int | None = None
         self._begin_index: int | None = None
         self._place(self.noise_schedule.training_levels(ve=self.input_is_ve), None)
@@ -103,7 +111,7 @@ class Scheduler(Configured):
     def _tabulate(self, levels: Levels, options: dict[str, Any]) -> Table:
         prediction = read_prediction(self.config.prediction_type, levels)
         return Table(
-            levels, self.rows(levels, **options), prediction, self.memory, make_clip(self.config),
+            levels, self.rows(levels, **options), prediction, self.memory, self._clip,
             self.timesteps_of(levels), [self.input_scale(levels, row) for row in range(len(levels))],
             self.initial_noise_scale(levels),
         )
@@ -141,6 +149,10 @@ class Scheduler(Configured):
         """[n] the model's timesteps as a tensor: whole numbers where the solver's are."""
         return torch.from_numpy(levels.timesteps.astype(np.int64)).to(device)
 
+    def sigmas_of(self, levels: Levels) -> Array:
+        """The VE levels as the attribute `sigmas` lists them."""
+        return levels.sigma / levels.alpha
+
     def initial_noise_scale(self, levels: Levels) -> float:
         """The standard deviation of the noise in which a trajectory at its top level begins."""
         return 1.0
@@ -151,8 +163,8 @@ class Scheduler(Configured):
         self._current = levels
         self.timesteps = self.timesteps_of(levels, device)
         self.init_noise_sigma = self.initial_noise_scale(levels)
-        if self.input_is_ve:
-            self.sigmas = torch.from_numpy(levels.sigma).float()
+        if self.input_is_ve or self.exposes_sigmas:
+            self.sigmas = torch.from_numpy(self.sigmas_of(levels)).float()
         self._restart()
 
     def _restart(self) -> None:
@@ -167,7 +179,7 @@ class Scheduler(Configured):
         if steps is not None and not (timesteps is None and sigmas is None):
             raise ValueError("give num_inference_steps, or timesteps or sigmas, not both")
         levels = self._levels(steps, timesteps, sigmas)
-        self.num_inference_steps = len(levels) if steps is None else steps
+        self.num_inference_steps = -(-len(levels) // self.order) if steps is None else steps
         self._begin_index = None
         self._place(levels, device)
 
@@ -186,7 +198,7 @@ class Scheduler(Configured):
         self._begin_index = begin_index
 
     def index_for_timestep(self, timestep: float | Tensor) -> int:
-        """The first row whose timestep is `timestep`.
+        """The first row whose timestep is `timestep`; of several, one that opens a step and not its second stage.
 
         Raises:
             ValueError: there is none; says which there are.
@@ -195,7 +207,8 @@ class Scheduler(Configured):
         if not len(found):
             listed = ", ".join(f"{t:g}" for t in self._current.timesteps[:8])
             raise ValueError(f"timestep {float(timestep):g} is not one of the scheduler's: {listed}, …")
-        return int(found[0])
+        opening = found[found % self.order == 0]
+        return int(opening[0] if len(opening) else found[0])
 
     def _enter(self, timestep: float | Tensor) -> int:
         """The row for a call at `timestep`: the next one, if it is that timestep's, else the first that is.
@@ -237,9 +250,10 @@ class Scheduler(Configured):
             noise = randn(sample.shape, generator, sample.device, output.dtype)
         following = table.step(i, output, sample, self._state, noise)
         self._row = row
-        if not return_dict:
-            return (following,)
-        return SchedulerOutput(following, table.denoised(i, table.mean_output(output), sample))
+        x0 = table.denoised(i, table.mean_output(output), sample) if return_dict or self.tells_x0 else None
+        if return_dict:
+            return SchedulerOutput(following, x0)
+        return (following, x0) if self.tells_x0 else (following,)
 
     # -- training and image-to-image ----------------------------------------------------------------------------------
 

@@ -111,16 +111,24 @@ class _LearnedVariance(Table):
         kept, noisy = table.levels.alpha**2, table.levels.sigma**2
         betas = 1 - kept[:-1] / kept[1:]
         smallest = [_posterior_variance(*each) for each in zip(betas, noisy[:-1], noisy[1:], strict=True)]
-        self.bounds = list(zip(np.log(smallest).tolist(), np.log(betas).tolist(), strict=True))
+        self._bounds = {"cpu": (torch.from_numpy(np.log(smallest)), torch.from_numpy(np.log(betas)))}
+
+    def _bounds_on(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """[n] twice: the logarithms of the smallest and the largest variance of each row, moved to a device once."""
+        key = f"{like.device} {like.dtype}"
+        if key not in self._bounds:
+            low, high = self._bounds["cpu"]
+            self._bounds[key] = low.to(like), high.to(like)
+        return self._bounds[key]
 
     def mean_output(self, output: Tensor) -> Tensor:
         return output.chunk(2, dim=1)[0]
 
-    def step(self, i: int, output: Tensor, x: Tensor, state: State, noise: Tensor | None = None) -> Tensor:
+    def step(self, i: int | Tensor, output: Tensor, x: Tensor, state: State, noise: Tensor | None = None) -> Tensor:
         mean, said = output.chunk(2, dim=1)
         if noise is not None and self.in_range:  # Nichol & Dhariwal 2021, equation 15
-            low, high = self.bounds[i]
-            noise = noise * torch.exp(0.5 * torch.lerp(torch.full_like(said, low), torch.full_like(said, high), (said + 1) / 2))
+            low, high = (bound[i].reshape(-1, *[1] * (said.ndim - 1)) for bound in self._bounds_on(said))
+            noise = noise * torch.exp(0.5 * torch.lerp(low.expand_as(said), high.expand_as(said), (said + 1) / 2))
         elif noise is not None:
             noise = noise * said.clamp(min=0).sqrt()
         return super().step(i, mean, x, state, noise)

@@ -13,13 +13,13 @@ from torch import Tensor
 from ..config import register_to_config
 from ..randomness import Generators
 from ..words import check_choice
-from .base import Scheduler
-from .noise import Array, Levels, beta_ramp, exponential_ramp, karras_ramp
+from .noise import Array, Levels, exponential_ramp
 from .prediction import read_prediction
 from .table import Row
+from .ve import VEScheduler, ve_levels
 
 
-class EulerDiscreteScheduler(Scheduler):
+class EulerDiscreteScheduler(VEScheduler):
     """Euler's method on `dx/dsigma = (x - x0) / sigma` (Karras et al. 2022, algorithm 2 without its correction). First order.
 
     Samples are variance-exploding: begin with noise times `init_noise_sigma` and call `scale_model_input`.
@@ -38,7 +38,6 @@ class EulerDiscreteScheduler(Scheduler):
         final_sigmas_type: end at `"zero"` or at the smallest training level, `"sigma_min"`.
     """
 
-    input_is_ve = True
     placed_by = ("timesteps", "sigmas")
 
     @register_to_config
@@ -50,11 +49,6 @@ class EulerDiscreteScheduler(Scheduler):
         timestep_spacing: str = "linspace", timestep_type: str = "discrete", steps_offset: int = 0,
         rescale_betas_zero_snr: bool = False, final_sigmas_type: str = "zero",
     ):
-        ramps = [ramp for use, ramp in ((use_karras_sigmas, karras_ramp), (use_exponential_sigmas, exponential_ramp),
-                                        (use_beta_sigmas, beta_ramp)) if use]
-        if len(ramps) > 1:
-            raise ValueError("use_karras_sigmas, use_exponential_sigmas and use_beta_sigmas exclude each other")
-        self._ramp = ramps[0] if ramps else None
         check_choice("interpolation_type", interpolation_type, ("linear", "log_linear"))
         check_choice("timestep_type", timestep_type, ("discrete", "continuous"))
         check_choice("final_sigmas_type", final_sigmas_type, ("zero", "sigma_min"))
@@ -67,23 +61,13 @@ class EulerDiscreteScheduler(Scheduler):
             sigmas, end = sigmas[:-1], sigmas[-1]
             times = self.noise_schedule.timestep_of(sigmas)
         else:
-            if timesteps is not None and self._ramp is not None:
-                raise ValueError("timesteps cannot be given where the config places the levels by a ramp")
-            spaced = self.noise_schedule.spaced(config.timestep_spacing, steps, config.steps_offset)
-            times = spaced if timesteps is None else timesteps
-            sigmas = np.interp(times, np.arange(len(training)), training)
-            if self._ramp is not None:
-                low = sigmas[-1] if config.sigma_min is None else config.sigma_min
-                high = sigmas[0] if config.sigma_max is None else config.sigma_max
-                sigmas = self._ramp(high, low, len(sigmas))
-                times = self.noise_schedule.timestep_of(sigmas)
-            elif config.interpolation_type == "log_linear":
+            times, sigmas = self.noise_schedule.spaced_sigmas(config, steps, timesteps)
+            if config.interpolation_type == "log_linear" and self.noise_schedule.ramp is None:
                 ramp = exponential_ramp(training[-1], training[0], len(sigmas) + 1)
                 sigmas, end = ramp[:-1], ramp[-1]
         if config.timestep_type == "continuous" and config.prediction_type == "v_prediction":
             times = 0.25 * np.log(sigmas)
-        ends = np.append(sigmas, end)
-        return Levels(times.astype(np.float32).astype(np.float64), np.ones_like(ends), ends)
+        return ve_levels(times, sigmas, end)
 
     def rows(
         self, levels: Levels, s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_noise: float = 1.0,
@@ -107,13 +91,6 @@ class EulerDiscreteScheduler(Scheduler):
                 row = Row(x={i: ratio}, m={i: 1 - ratio}, noise=fresh * (ratio + (1 - ratio) * x0_x[i]))
             rows.append(row if churn > 0 else Row(row.x, row.m, row.raw_noise))
         return rows
-
-    def timesteps_of(self, levels: Levels, device: torch.device | str | None = None) -> Tensor:
-        return torch.from_numpy(levels.timesteps.astype(np.float32)).to(device)
-
-    def initial_noise_scale(self, levels: Levels) -> float:
-        highest = float(levels.sigma.max())
-        return highest if self.config.timestep_spacing in ("linspace", "trailing") else math.hypot(highest, 1)
 
     def set_timesteps(
         self, num_inference_steps: int | None = None, device: str | torch.device | None = None,

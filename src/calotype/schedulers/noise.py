@@ -8,8 +8,9 @@ since `x_ve = x_vp / alpha_vp` and `sigma_ve = sigma_vp / alpha_vp`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -79,14 +80,15 @@ class NoiseSchedule:
 
     def __init__(self, config: Any, least_signal: float = 0.0):
         """`least_signal` stands for a terminal signal of zero, for solvers that divide by it."""
-        betas = make_betas(config.beta_schedule, config.beta_start, config.beta_end,
-                           config.num_train_timesteps, config.trained_betas)
+        betas = make_betas(config.beta_schedule, config.get("beta_start", 1e-4), config.get("beta_end", 0.02),
+                           config.num_train_timesteps, config.get("trained_betas"))
         kept = np.cumprod((1 - betas.astype(np.float32)).astype(np.float64)).astype(np.float64)
         if config.get("rescale_betas_zero_snr"):
             kept = zero_terminal_snr(kept)
             kept[-1] = least_signal
         self.alphas_cumprod: Array = kept.astype(np.float32).astype(np.float64)
         self.count = len(self.alphas_cumprod)
+        self.ramp = chosen_ramp(config)
 
     @property
     def betas(self) -> Array:
@@ -122,6 +124,17 @@ class NoiseSchedule:
             return np.arange(steps, dtype=np.float64)[::-1] * (self.count // steps) + offset
         return np.round(np.arange(self.count, 0, -self.count / steps, dtype=np.float64))[:steps] - 1
 
+    def spaced_sigmas(self, config: Any, steps: int, timesteps: Array | None = None) -> tuple[Array, Array]:
+        """The timesteps and VE levels of `steps` steps: of the config's spacing or the given timesteps, or by its ramp."""
+        if timesteps is not None and self.ramp is not None:
+            raise ValueError("timesteps cannot be given where the config places the levels by a ramp")
+        times = self.spaced(config.timestep_spacing, steps, config.steps_offset) if timesteps is None else timesteps
+        sigmas = np.interp(times, np.arange(self.count), self.sigmas)
+        if self.ramp is None:
+            return times, sigmas
+        sigmas = self.ramp(sigmas)
+        return self.timestep_of(sigmas), sigmas
+
     def timestep_of(self, sigmas: Array) -> Array:
         """The (fractional) timestep of each VE level, by interpolation between the logarithms of the levels."""
         known = np.log(self.sigmas)
@@ -149,3 +162,21 @@ def beta_ramp(largest: float, smallest: float, count: int, a: float = 0.6, b: fl
     except ImportError as error:
         raise ImportError("use_beta_sigmas needs SciPy: pip install 'calotype[scipy]'") from error
     return np.asarray(smallest + beta.ppf(1 - np.linspace(0, 1, count), a, b) * (largest - smallest), dtype=np.float64)
+
+
+RAMPS = {"use_karras_sigmas": karras_ramp, "use_exponential_sigmas": exponential_ramp, "use_beta_sigmas": beta_ramp}
+
+
+def chosen_ramp(config: Any) -> Callable[[Array], Array] | None:
+    """The one ramp of `RAMPS` that a config turns on: from the levels of the timesteps to as many on the ramp.
+
+    Its ends are the config's `sigma_max` and `sigma_min`, or else those of the timesteps.
+    """
+    chosen = [ramp for option, ramp in RAMPS.items() if config.get(option)]
+    if len(chosen) > 1:
+        raise ValueError("use_karras_sigmas, use_exponential_sigmas and use_beta_sigmas exclude each other")
+    return partial(_on_ramp, chosen[0], config.get("sigma_max"), config.get("sigma_min")) if chosen else None
+
+
+def _on_ramp(ramp: Callable[..., Array], largest: float | None, smallest: float | None, sigmas: Array) -> Array:
+    return ramp(sigmas[0] if largest is None else largest, sigmas[-1] if smallest is None else smallest, len(sigmas))

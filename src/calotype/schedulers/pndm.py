@@ -42,6 +42,7 @@ class PNDMScheduler(Scheduler):
     """
 
     memory = "output"
+    tells_x0 = False
 
     @register_to_config
     def __init__(

@@ -19,6 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .columns import Columns
 from .noise import Levels
 from .prediction import Clip, Prediction
 
@@ -70,6 +71,7 @@ class Table:
         self.timesteps, self.input_scale, self.init_noise_sigma = timesteps, input_scale, init_noise_sigma
         self.prediction = Prediction(*(weights.tolist() for weights in prediction))
         self.clip = clip
+        self._columns: dict[torch.device, Columns] = {}
         self.slots, places = _assign_slots(rows)
         self.steps = [self._compile(i, row, places, memory) for i, row in enumerate(rows)]
 
@@ -117,18 +119,26 @@ class Table:
         x0 = weighted_sum([(self.prediction.x0_x[i], x), (self.prediction.x0_out[i], output)])
         return self.clip(x0) if self.clip else x0
 
-    def step(self, i: int, output: Tensor, x: Tensor, state: State, noise: Tensor | None = None) -> Tensor:
+    def columns(self, device: torch.device) -> Columns:
+        """The table as tensors on `device`."""
+        if device not in self._columns:
+            self._columns[device] = Columns(self, device)
+        return self._columns[device]
+
+    def step(self, i: int | Tensor, output: Tensor, x: Tensor, state: State, noise: Tensor | None = None) -> Tensor:
         """The next sample. `state` takes in what later rows need; nothing else changes.
 
         Args:
-            i: the row.
+            i: the row; or [B] the row of each sample (see `columns.py`), and then in every step of the generation.
             output: [B, …] the model's output for `x`.
             x: [B, …] the sample at level `i`.
             state: from `new_state`, passed through all steps of one generation.
             noise: [B, …] standard normal, where `draws_noise(i)`.
         """
-        step = self.steps[i]
         kind, x, output = x.dtype, _wide(x), _wide(output)
+        if isinstance(i, Tensor):
+            return self.columns(x.device).step(i, output, x, state, noise).to(kind)
+        step = self.steps[i]
         x0 = self.denoised(i, output, x) if self.clip and (step.x0 or step.keep_m is not None) else None
         terms = [(step.x, x), (step.output, output), (step.x0, x0), (step.noise or 0.0, noise)]
         following = weighted_sum([*terms, *zip(step.kept, state, strict=True)])

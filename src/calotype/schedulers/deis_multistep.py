@@ -1,0 +1,84 @@
+"""DEIS: an exponential integrator with polynomials in the logarithm of the level (Zhang & Chen 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import register_to_config
+from ..words import check_choice
+from .lambdas import Integral, LambdaScheduler, lambdas, through, usable
+from .noise import Array, Levels
+from .table import Row
+
+
+class DEISMultistepScheduler(LambdaScheduler):
+    """Diffusion exponential integrator sampler in log rho (Zhang & Chen 2023, equation 14). Order `solver_order`.
+
+    It ends at the smallest training level.
+
+    Args:
+        num_train_timesteps: length of the training process.
+        beta_start, beta_end, beta_schedule, trained_betas: its noise; see `noise.make_betas`.
+        solver_order: 1, 2 or 3: how many outputs a step mixes. 2 is good for guided generation.
+        prediction_type: `"epsilon"`, `"sample"` or `"v_prediction"`.
+        thresholding, dynamic_thresholding_ratio, sample_max_value: see `prediction.dynamic_threshold`.
+        algorithm_type, solver_type: `"deis"` and `"logrho"`.
+        lower_order_final: end with lower orders if there are fewer than 15 steps.
+        use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas: place levels by a ramp; at most one.
+        timestep_spacing: `"linspace"`, `"leading"` or `"trailing"`.
+        steps_offset: added to the timesteps of `leading` spacing.
+        use_flow_sigmas, flow_shift, use_dynamic_shifting, time_shift_type: of flow models.
+    """
+
+    memory = "noise"
+    placed_by = ()
+
+    @register_to_config
+    def __init__(
+        self, num_train_timesteps: int = 1000, beta_start: float = 0.0001, beta_end: float = 0.02,
+        beta_schedule: str = "linear", trained_betas: Sequence[float] | None = None, solver_order: int = 2,
+        prediction_type: str = "epsilon", thresholding: bool = False, dynamic_thresholding_ratio: float = 0.995,
+        sample_max_value: float = 1.0, algorithm_type: str = "deis", solver_type: str = "logrho",
+        lower_order_final: bool = True, use_karras_sigmas: bool = False, use_exponential_sigmas: bool = False,
+        use_beta_sigmas: bool = False, use_flow_sigmas: bool = False, flow_shift: float = 1.0,
+        timestep_spacing: str = "linspace", steps_offset: int = 0, use_dynamic_shifting: bool = False,
+        time_shift_type: str = "exponential",
+    ):
+        if algorithm_type in ("dpmsolver", "dpmsolver++"):
+            self.register_to_config(algorithm_type="deis")
+        if solver_type in ("midpoint", "heun", "bh1", "bh2"):
+            self.register_to_config(solver_type="logrho")
+        check_choice("algorithm_type", self.config.algorithm_type, ("deis",))
+        check_choice("solver_type", self.config.solver_type, ("logrho",))
+        self._prepare()
+
+    def _last(self, training: Array) -> float:
+        return float(training[0])
+
+    def rows(self, levels: Levels, **options: Any) -> list[Row]:
+        """`x' = alpha'/alpha · x + alpha' ∫ ε̂(rho) drho` with the polynomial in `log rho` through the last `order` outputs.
+
+        `rho = sigma / alpha`; since `log rho = -lambda`, this is the noise integral of `lambdas`, all moments exact.
+        """
+        times, rows, integral = lambdas(levels), [], Integral("noise")
+        for i in range(len(levels)):
+            few = self.config.lower_order_final and levels.begin + len(levels) < 15
+            order = min(self.config.solver_order, len(levels) - i) if few else self.config.solver_order
+            nodes = usable(times, i + 1, range(i, max(i - order, -1), -1))
+            moments = integral.moments(float(times[i + 1] - times[i]), len(nodes))
+            rows.append(integral.row(levels, i, i + 1, through(times, i, i + 1, nodes, moments)))
+        return rows
+
+    def set_timesteps(
+        self, num_inference_steps: int, device: str | torch.device | None = None, mu: float | None = None
+    ) -> None:
+        """Choose the levels, and start again at the first. `mu` is of flow models."""
+        self._set_timesteps(num_inference_steps, device)
+
+    def step(self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True) -> Any:
+        """The sample [B, …] at the next level."""
+        return self._step(model_output, timestep, sample, None, return_dict)

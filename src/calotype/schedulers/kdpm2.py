@@ -1,0 +1,111 @@
+"""KDPM2: the midpoint method, with the middle in log(sigma), as it is or with ancestral noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import register_to_config
+from ..randomness import Generators
+from .euler_ancestral import ancestral
+from .noise import Array, Levels
+from .table import Row
+from .ve import VEScheduler, euler_row, interleaved, ve_levels
+
+
+class KDPM2DiscreteScheduler(VEScheduler):
+    """DPM-Solver-2 in sigma (Lu et al. 2022, algorithm 1; Karras et al. 2022). Second order, two model calls a step.
+
+    `len(timesteps)` is the number of calls; the last step, to the clean sample, is one of Euler. `sigmas` lists where steps
+    begin and end, and not their middles. Samples are variance-exploding: begin with noise times `init_noise_sigma` and
+    call `scale_model_input`. Models of the clean sample (`"sample"`), which Diffusers refuses, work.
+
+    Args:
+        num_train_timesteps: length of the training process.
+        beta_start, beta_end, beta_schedule, trained_betas: its noise; see `noise.make_betas`.
+        use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas: place levels by a ramp of `noise`; at most one. With
+            `use_karras_sigmas` the timesteps where steps begin are rounded.
+        prediction_type: `"epsilon"`, `"sample"` or `"v_prediction"`.
+        timestep_spacing: `"linspace"`, `"leading"` or `"trailing"`.
+        steps_offset: added to the timesteps of `leading` spacing.
+    """
+
+    order = 2
+    memory = "noise"
+
+    @register_to_config
+    def __init__(
+        self, num_train_timesteps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012,
+        beta_schedule: str = "linear", trained_betas: Sequence[float] | None = None, use_karras_sigmas: bool = False,
+        use_exponential_sigmas: bool = False, use_beta_sigmas: bool = False, prediction_type: str = "epsilon",
+        timestep_spacing: str = "linspace", steps_offset: int = 0,
+    ):
+        self._prepare()
+
+    def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None) -> Levels:
+        times, sigmas = self.noise_schedule.spaced_sigmas(self.config, steps, timesteps)
+        if self.config.use_karras_sigmas:
+            times = times.round()
+        middles = self._middles(sigmas)
+        return ve_levels(interleaved(times, self.noise_schedule.timestep_of(middles)), interleaved(sigmas, middles))
+
+    def _middles(self, sigmas: Array) -> Array:
+        """The levels of second calls: the geometric means."""
+        return np.sqrt(sigmas[:-1] * sigmas[1:])
+
+    def timesteps_of(self, levels: Levels, device: torch.device | str | None = None) -> Tensor:
+        times = super().timesteps_of(levels, device)
+        return times if self.noise_schedule.ramp is None else times.double()
+
+    def sigmas_of(self, levels: Levels) -> Array:
+        second = (np.arange(len(levels.sigma)) + levels.begin) % 2 == 1
+        return np.where(second, np.append(levels.sigma[1:], 0.0), levels.sigma)
+
+    def rows(self, levels: Levels, **options: Any) -> list[Row]:
+        """First `x₁ = x + (middle - sigma) · noise`, then `x' = x + (sigma' - sigma) · noise₁`."""
+        rows = []
+        for i in range(len(levels)):
+            if (levels.begin + i) % 2 and i:
+                rows.append(self._second(i, levels.sigma[i - 1], levels.sigma[i + 1]))
+            else:  # opens a step; or the trajectory is entered at a second call
+                rows.append(euler_row(levels, i))
+        return rows
+
+    def _second(self, i: int, sigma: float, following: float) -> Row:
+        """Row `i`, the second call of the step from `sigma` to `following`."""
+        return Row(x={i - 1: 1.0}, m={i: following - sigma})
+
+    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
+        """Choose the timesteps, and start again at the first."""
+        self._set_timesteps(num_inference_steps, device)
+
+    def step(self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, return_dict: bool = True) -> Any:
+        """The sample [B, …] for the next model call."""
+        return self._step(model_output, timestep, sample, None, return_dict)
+
+
+class KDPM2AncestralDiscreteScheduler(KDPM2DiscreteScheduler):
+    """`KDPM2DiscreteScheduler` with ancestral noise: steps go down to `sigma'² / sigma`, and noise lifts them to `sigma'`.
+
+    Stochastic. The middle in log(sigma) of a step's way down is the next level itself, so no others are visited.
+    Arguments are those of `KDPM2DiscreteScheduler`.
+    """
+
+    def _middles(self, sigmas: Array) -> Array:
+        return sigmas[1:]
+
+    def _second(self, i: int, sigma: float, following: float) -> Row:
+        """`x' = x + (down - sigma) · noise₁ + up · fresh`; see `ancestral`."""
+        down, up = ancestral(sigma, following)
+        return Row(x={i - 1: 1.0}, m={i: down - sigma}, noise=up)
+
+    def step(  # type: ignore[override]
+        self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, generator: Generators = None,
+        return_dict: bool = True,
+    ) -> Any:
+        """The sample [B, …] for the next model call."""
+        return self._step(model_output, timestep, sample, generator, return_dict)
