@@ -80,7 +80,7 @@ def test_nothing_heavy_is_loaded(words):
 
 def test_exit_codes_and_tracebacks():
     assert re.fullmatch(r"calotype \d+\.\d+\.\d+\n", run("--version").stdout)
-    wrong = run("generate", "x", "--scheduler", "EulerDiscret", COLUMNS="300")
+    wrong = run("generate", "x", "--scheduler", "EulerDiscret", COLUMNS="3000")
     assert (wrong.returncode, "did you mean 'EulerDiscreteScheduler'" in wrong.stderr) == (2, True)
     lost = run("info", "./nowhere")
     assert (lost.returncode, lost.stdout) == (1, "")
