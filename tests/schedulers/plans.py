@@ -59,7 +59,8 @@ def _unipc_differs(config: Entries, steps: int) -> bool:
     """Where the peer's coefficients are infinite at a clean sample; or, towards a small level, off by up to 2e-4."""
     clean, order = config.get("final_sigmas_type", "zero") == "zero", config.get("solver_order", 2)
     full, noise = not config.get("lower_order_final", True) and order > 1, not config.get("predict_x0", True)
-    cancels = noise and bool(config.get("use_karras_sigmas"))
+    kind = config.get("prediction_type")
+    cancels = noise and bool(config.get("use_karras_sigmas")) and (kind == "sample" or (kind == "v_prediction" and order == 3))
     return _repeats(config, steps) or cancels or (clean and (config.get("solver_type") == "bh1" or noise or full))
 
 

@@ -32,8 +32,8 @@ def moments_taken(integral: Integral, h: float, solver_type: str, order: int) ->
 class DPMSolverMultistepScheduler(LambdaScheduler):
     """DPM-Solver++(2M) and its relatives (Lu et al. 2022b, algorithm 2). Order `solver_order`; for 3 see below.
 
-    `solver_order=3` is of second order in general: its quadratic term has half the weight of the integral's, as in the
-    authors' code, whose pictures these are. `UniPCMultistepScheduler` and `DEISMultistepScheduler` have a true third order.
+    `solver_order=3` is of second order in general: its quadratic term has half the weight of the integral's, which was found by
+    fitting the steps behind the pictures that people know. `UniPCMultistepScheduler` has a true third order.
     Stochastic steps of order 3 have the whole weight: the peer's has the wrong sign in `sde-dpmsolver++` (it adds
     `-1/2` where the integral gives `+1/2`), and `sde-dpmsolver` crashes. Where a ramp's last level is also where the
     trajectory ends (`sigma_min`), the last step goes nowhere; the peer's `heun` and order 3 divide by its length.

@@ -31,9 +31,8 @@ def lagrange_integrals(nodes: Array, start: float, end: float) -> Array:
 class LMSDiscreteScheduler(VEScheduler):
     """Linear multistep (Adams-Bashforth) on `dx/dsigma = noise`, on the uneven levels as they are. Order 4 by default.
 
-    The method of Karras et al. 2022's comparisons (as in Lu et al. 2022, PNDM's second part in sigma space). Samples are
-    variance-exploding: begin with noise times `init_noise_sigma` and call `scale_model_input`. A trajectory entered midway
-    grows its history from there; Diffusers then mixes weights of an order whose slopes it does not have.
+    Samples are variance-exploding: begin with noise times `init_noise_sigma` and call `scale_model_input`. A trajectory
+    entered midway grows its history from there.
 
     Args:
         num_train_timesteps: length of the training process.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,19 +15,8 @@ from .ddpm import DDPMScheduler
 def _batch_step(scheduler: Scheduler, output: Tensor, timesteps: Tensor, sample: Tensor, **options: Any) -> Tensor:
     """One step without fresh noise, each sample of the batch by the row of its own timestep."""
     table = scheduler._tabulate(scheduler._current, options)
-    rows = [scheduler.index_for_timestep(t) for t in timesteps.tolist()]
-    kind = torch.promote_types(sample.dtype, torch.float32)
-    x, output = sample.to(kind), table.mean_output(output).to(kind)
-
-    def each(weights: Sequence[float]) -> Tensor:
-        return torch.tensor(weights, dtype=kind, device=x.device).view(-1, *[1] * (x.ndim - 1))
-
-    following = each([table.steps[row].x for row in rows]) * x + each([table.steps[row].output for row in rows]) * output
-    if table.clip is not None:
-        reading = table.prediction
-        x0 = table.clip(each([reading.x0_x[row] for row in rows]) * x + each([reading.x0_out[row] for row in rows]) * output)
-        following = following + each([table.steps[row].x0 for row in rows]) * x0
-    return following.to(sample.dtype)
+    rows = torch.tensor([scheduler.index_for_timestep(t) for t in timesteps.tolist()], device=sample.device)
+    return table.step(rows, output, sample, table.new_state())
 
 
 class DDIMParallelScheduler(DDIMScheduler):
