@@ -1,8 +1,8 @@
 """The scheduler that people know, as a thin shell over tables.
 
-A solver's class says which levels it visits (`levels`) and how rows follow from them (`rows`); everything else is here.
-`table` is pure, and is what the library's own loop uses; `set_timesteps` and `step`, for loops of one's own, keep a
-table and a place in it on the object.
+A solver's class says which levels it visits (`levels`) and how rows follow from them (`rows`); everything else is here, and,
+for models trained on a list of betas, in `betas.py`. `table` is pure, and is what the library's own loop uses;
+`set_timesteps` and `step`, for loops of one's own, keep a table and a place in it on the object.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ..config import Configured
 from ..outputs import Output
 from ..randomness import Generators, randn
 from ..words import check_choice, check_keywords
-from .noise import SPACINGS, Array, Levels, NoiseSchedule
-from .prediction import PREDICTION_TYPES, make_clip, read_prediction
+from .noise import Array, Levels
+from .prediction import PREDICTION_TYPES, Prediction, make_clip, read_prediction
 from .table import Memory, Row, State, Table
 
 _Self = TypeVar("_Self", bound="Scheduler")
@@ -77,20 +77,28 @@ class Scheduler(Configured):
     exposes_sigmas: ClassVar[bool] = False
     """`sigmas` are the VE levels, though samples are not variance-exploding; no level is without signal."""
 
+    sigmas_name_the_end: ClassVar[bool] = True
+    """The last of a caller's `sigmas` is where the trajectory ends, and not the last level at which the model is asked."""
+
+    def prediction(self, levels: Levels) -> Prediction:
+        """How the model's output is read at each level."""
+        return read_prediction(self.config.prediction_type, levels)
+
     # -- tables -------------------------------------------------------------------------------------------------------
 
-    def _prepare(self) -> None:
-        """Set up from the config; the end of every `__init__`."""
-        check_choice("prediction_type", self.config.prediction_type, PREDICTION_TYPES)
-        check_choice("timestep_spacing", self.config.get("timestep_spacing", "linspace"), SPACINGS)
-        self.noise_schedule = NoiseSchedule(self.config, least_signal=2**-24 if self.input_is_ve or self.exposes_sigmas else 0.0)
-        self.alphas_cumprod = torch.from_numpy(self.noise_schedule.alphas_cumprod).float()
-        self.betas = torch.from_numpy(self.noise_schedule.betas).float()
-        self.alphas = 1 - self.betas
+    def _prepare(self, training: Levels, most_steps: int | None = None) -> None:
+        """Set up; the end of every `__init__`.
+
+        Args:
+            training: the trajectory before `set_timesteps`.
+            most_steps: the number of levels that the model was trained at, where they are finitely many.
+        """
+        check_choice("prediction_type", self.config.get("prediction_type", "epsilon"), PREDICTION_TYPES)
         self._clip = make_clip(self.config)  # now, while the config has no entries of other classes
+        self._most_steps = most_steps
         self.num_inference_steps: int | None = None
         self._begin_index: int | None = None
-        self._place(self.noise_schedule.training_levels(ve=self.input_is_ve), None)
+        self._place(training, None)
 
     def table(
         self, num_inference_steps: int | None = None, *, timesteps: Any = None, sigmas: Any = None, begin: int = 0, **options: Any
@@ -109,9 +117,8 @@ class Scheduler(Configured):
         return self._tabulate(levels.starting_at(begin), options)
 
     def _tabulate(self, levels: Levels, options: dict[str, Any]) -> Table:
-        prediction = read_prediction(self.config.prediction_type, levels)
         return Table(
-            levels, self.rows(levels, **options), prediction, self.memory, self._clip,
+            levels, self.rows(levels, **options), self.prediction(levels), self.memory, self._clip,
             self.timesteps_of(levels), [self.input_scale(levels, row) for row in range(len(levels))],
             self.initial_noise_scale(levels),
         )
@@ -121,7 +128,7 @@ class Scheduler(Configured):
         """The options of `table` and `step` that change this solver's weights."""
         return set(inspect.signature(cls.rows).parameters) - {"self", "levels", "options"}
 
-    def _levels(self, steps: int | None, timesteps: Any, sigmas: Any) -> Levels:
+    def _levels(self, steps: int | None, timesteps: Any, sigmas: Any, **where: Any) -> Levels:
         given = [name for name, value in (("timesteps", timesteps), ("sigmas", sigmas)) if value is not None]
         if len(given) > 1:
             raise ValueError("give timesteps or sigmas, not both")
@@ -129,17 +136,22 @@ class Scheduler(Configured):
             if name not in self.placed_by:
                 raise ValueError(f"{type(self).__name__} takes no {name} of one's own")
             values = np.asarray(timesteps if timesteps is not None else sigmas, dtype=np.float64)
-            least = 2 if name == "sigmas" else 1  # sigmas name the end too
+            least = 2 if name == "sigmas" and self.sigmas_name_the_end else 1
             if values.ndim != 1 or len(values) < least or not (np.diff(values) < 0).all() or values[-1] < 0:
                 raise ValueError(f"{name} must be a list of falling numbers, not negative, and are {values.tolist()}")
-            if name == "timesteps" and not 0 <= values[-1] <= values[0] < self.noise_schedule.count:
-                raise ValueError(f"timesteps must lie in [0, {self.noise_schedule.count}), and are {values.tolist()}")
-            return self.levels(len(values), **{name: values})
-        if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or not 1 <= steps <= self.noise_schedule.count:
-            raise ValueError(
-                f"num_inference_steps is {steps!r}, but must be a whole number from 1 to {self.noise_schedule.count}, "
-                "the number of training timesteps")
-        return self.levels(int(steps))
+            if name == "timesteps" and not values[0] <= self.highest_timestep:
+                raise ValueError(f"timesteps must lie in [0, {self.highest_timestep:g}], and are {values.tolist()}")
+            return self.levels(len(values), **{name: values}, **where)
+        most = self._most_steps or steps
+        if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or not 1 <= steps <= most:  # type: ignore[operator]
+            allowed = f"from 1 to {most}, the number of training timesteps" if self._most_steps else "of at least 1"
+            raise ValueError(f"num_inference_steps is {steps!r}, but must be a whole number {allowed}")
+        return self.levels(int(steps), **where)
+
+    @property
+    def highest_timestep(self) -> float:
+        """The timestep of pure noise."""
+        return float(self.config.num_train_timesteps - 1)
 
     def input_scale(self, levels: Levels, row: int) -> float:
         """What the sample is multiplied by before the model sees it, in row `row`."""
@@ -173,15 +185,43 @@ class Scheduler(Configured):
         self._tables: dict[tuple[Any, ...], Table] = {}
         self._state: State | None = None
 
-    def _set_timesteps(
-        self, steps: int | None, device: torch.device | str | None, timesteps: Any = None, sigmas: Any = None
+    def set_timesteps(
+        self, num_inference_steps: int | None = None, device: torch.device | str | None = None, timesteps: Any = None,
+        sigmas: Any = None, **where: Any,
     ) -> None:
-        if steps is not None and not (timesteps is None and sigmas is None):
+        """Choose the levels by their number, or, for schedulers that can, by a list of them; and start again at the first.
+
+        Args:
+            timesteps: what the model is to be told, falling.
+            sigmas: the VE levels (of flow models: the shares of noise) to visit, falling.
+            **where: what else a solver's `levels` takes (`mu` of flow models).
+        """
+        if num_inference_steps is not None and not (timesteps is None and sigmas is None):
             raise ValueError("give num_inference_steps, or timesteps or sigmas, not both")
-        levels = self._levels(steps, timesteps, sigmas)
-        self.num_inference_steps = -(-len(levels) // self.order) if steps is None else steps
+        where = {name: value for name, value in where.items() if value is not None}
+        check_keywords(f"{type(self).__name__}.set_timesteps", where, inspect.signature(self.levels).parameters)
+        levels = self._levels(num_inference_steps, timesteps, sigmas, **where)
+        self.num_inference_steps = num_inference_steps or -(-len(levels) // self.order)
         self._begin_index = None
         self._place(levels, device)
+
+    def step(
+        self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, generator: Generators = None,
+        return_dict: bool = True, variance_noise: Tensor | None = None,
+    ) -> Any:
+        """The next sample, for the next model call.
+
+        Args:
+            model_output: [B, …] what the model said of `sample`; [B, 2C, …] where it learned variances too.
+            timestep: one of `timesteps`: that at which the model was asked.
+            sample: [B, …]
+            generator: draws the fresh noise, if any: one, or one for each sample (each is then what it would be alone).
+            variance_noise: [B, …] the fresh noise instead.
+
+        Returns:
+            `SchedulerOutput`, or a tuple without `return_dict`.
+        """
+        return self._step(model_output, timestep, sample, generator, return_dict, variance_noise)
 
     @property
     def step_index(self) -> int | None:
@@ -235,6 +275,8 @@ class Scheduler(Configured):
         self, output: Tensor, timestep: float | Tensor, sample: Tensor, generator: Generators,
         return_dict: bool, noise: Tensor | None = None, **options: Any,
     ) -> Any:
+        if isinstance(generator, bool):
+            raise TypeError(f"generator is {generator}: give return_dict by its name")
         if self.num_inference_steps is None and not self.steps_at_once:
             raise ValueError(f"call {type(self).__name__}.set_timesteps(num_inference_steps) before its step")
         row = self._enter(timestep)
@@ -258,32 +300,17 @@ class Scheduler(Configured):
     # -- training and image-to-image ----------------------------------------------------------------------------------
 
     def _levels_at(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """`alpha` and `sigma` at training timesteps (fractions interpolate), shaped to multiply `like` [B, …]."""
-        known, current = self.noise_schedule.alphas_cumprod, self._current
-        at = timesteps.detach().to(like.device, torch.float64).reshape(-1)
-        kept = torch.from_numpy(known).to(like.device)
-        below = at.floor().long().clamp(0, len(kept) - 1)
-        kept = torch.lerp(kept[below], kept[(below + 1).clamp(max=len(kept) - 1)], at - at.floor())
-        # a timestep of the trajectory has the level of its row, which need not be that of the training timestep
-        away, row = (at[:, None] - torch.from_numpy(current.timesteps.copy()).to(like.device)).abs().min(dim=1)
-        share = current.alpha**2 / (current.alpha**2 + current.sigma**2)
-        kept = torch.where(away < 1e-3, torch.from_numpy(share).to(like.device)[row], kept)
-        alpha = kept.sqrt().reshape(-1, *[1] * (like.ndim - 1)).to(like.dtype)
-        sigma = (1 - kept).sqrt().reshape(-1, *[1] * (like.ndim - 1)).to(like.dtype)
+        """`alpha` and `sigma` of the rows at `timesteps`, shaped to multiply `like` [B, …]."""
+        current = self._current
+        rows = [self.index_for_timestep(t) for t in timesteps.reshape(-1).tolist()]
+        shape = (-1, *[1] * (like.ndim - 1))
+        alpha, sigma = (torch.from_numpy(level[rows]).to(like).reshape(shape) for level in (current.alpha, current.sigma))
         return alpha, sigma
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Take clean samples to the level of `timesteps` ([B] or one): `alpha · x0 + sigma · noise`.
-
-        Solvers with variance-exploding samples get `x0 + sigma · noise`.
-        """
+        """Take clean samples to the level of `timesteps` ([B] or one): `alpha · x0 + sigma · noise`."""
         alpha, sigma = self._levels_at(timesteps, original_samples)
-        return original_samples + sigma / alpha * noise if self.input_is_ve else alpha * original_samples + sigma * noise
-
-    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """The target of `v_prediction` training: `alpha · noise - sigma · x0` (Salimans & Ho 2022)."""
-        alpha, sigma = self._levels_at(timesteps, sample)
-        return alpha * noise - sigma * sample
+        return alpha * original_samples + sigma * noise
 
     # -- config -------------------------------------------------------------------------------------------------------
 
@@ -313,7 +340,7 @@ class Scheduler(Configured):
         return {name for other in _all_schedulers() for name in other._arguments()}
 
     def __len__(self) -> int:
-        return self.noise_schedule.count
+        return int(self.config.num_train_timesteps)
 
 
 def _all_schedulers() -> list[type[Scheduler]]:

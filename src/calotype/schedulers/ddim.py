@@ -6,31 +6,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..config import register_to_config
 from ..randomness import Generators
-from .base import Scheduler
+from .betas import BetaScheduler
 from .noise import Array, Levels
 from .table import Row
 
 
-class DDIMScheduler(Scheduler):
+class DDIMScheduler(BetaScheduler):
     """Denoising diffusion implicit models (Song, Meng & Ermon 2021), equation 12. First order.
 
     Each step goes to the next entry of `timesteps`, whatever the spacing, and the last one to `final_alpha_cumprod`.
 
     Args:
-        num_train_timesteps: length of the training process.
-        beta_start, beta_end, beta_schedule, trained_betas: its noise; see `noise.make_betas`.
-        clip_sample: clip the predicted clean sample to ±`clip_sample_range`; for models of pixels.
         set_alpha_to_one: end at a clean sample; otherwise at training timestep 0.
-        steps_offset: added to the timesteps of `leading` spacing.
-        prediction_type: `"epsilon"`, `"sample"` or `"v_prediction"`.
-        thresholding, dynamic_thresholding_ratio, sample_max_value: see `prediction.dynamic_threshold`.
-        timestep_spacing: `"linspace"`, `"leading"` or `"trailing"`.
-        rescale_betas_zero_snr: make the last training timestep pure noise; see `noise.zero_terminal_snr`.
     """
 
     @register_to_config
@@ -64,11 +55,7 @@ class DDIMScheduler(Scheduler):
                 rows.append(Row(x={}, m={i: alpha[i + 1]}, raw_noise=direction, noise=fresh))
         return rows
 
-    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
-        """Choose the timesteps, and start again at the first."""
-        self._set_timesteps(num_inference_steps, device)
-
-    def step(
+    def step(  # type: ignore[override]
         self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, eta: float = 0.0,
         use_clipped_model_output: bool = False, generator: Generators = None, variance_noise: Tensor | None = None,
         return_dict: bool = True,

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from ..config import register_to_config
 from .ddim import DDIMScheduler
@@ -25,14 +24,7 @@ class DDIMInverseScheduler(DDIMScheduler):
     that is not the level reached; it refuses `linspace`.)
 
     Args:
-        num_train_timesteps: length of the training process.
-        beta_start, beta_end, beta_schedule, trained_betas: its noise; see `noise.make_betas`.
-        clip_sample: clip the predicted clean sample to ±`clip_sample_range`; for models of pixels.
         set_alpha_to_one: begin at a clean sample; otherwise at training timestep 0.
-        steps_offset: added to the timesteps of `leading` spacing.
-        prediction_type: `"epsilon"`, `"sample"` or `"v_prediction"`.
-        timestep_spacing: `"linspace"`, `"leading"` or `"trailing"`.
-        rescale_betas_zero_snr: make the last training timestep pure noise; see `noise.zero_terminal_snr`.
     """
 
     @register_to_config
@@ -59,9 +51,3 @@ class DDIMInverseScheduler(DDIMScheduler):
         """`x' = alpha' · x0 + sigma' · noise`."""
         ends = zip(levels.alpha[1:], levels.sigma[1:], strict=True)
         return [Row(x={}, m={i: alpha}, raw_noise=sigma) for i, (alpha, sigma) in enumerate(ends)]
-
-    def step(  # type: ignore[override]
-        self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
-    ) -> Any:
-        """The sample [B, …] at `timestep`, from the one at the timestep before."""
-        return self._step(model_output, timestep, sample, None, return_dict)

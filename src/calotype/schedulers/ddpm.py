@@ -10,30 +10,21 @@ import torch
 from torch import Tensor
 
 from ..config import register_to_config
-from ..randomness import Generators
 from ..words import check_choice
-from .base import Scheduler
+from .betas import BetaScheduler
 from .noise import Array, Levels
 from .table import Row, State, Table
 
 VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range")
 
 
-class DDPMScheduler(Scheduler):
+class DDPMScheduler(BetaScheduler):
     """Ancestral sampling of denoising diffusion probabilistic models (Ho, Jain & Abbeel 2020), equations 6 and 7.
 
     Args:
-        num_train_timesteps: length of the training process.
-        beta_start, beta_end, beta_schedule, trained_betas: its noise; see `noise.make_betas`.
         variance_type: of the fresh noise: the posterior's (`"fixed_small"`, `"fixed_small_log"`), the forward step's
             (`"fixed_large"`, `"fixed_large_log"`), or what the model says in its second half of channels: the variance
             itself (`"learned"`) or where its logarithm lies between the two (`"learned_range"`; Nichol & Dhariwal 2021).
-        clip_sample: clip the predicted clean sample to ±`clip_sample_range`; for models of pixels.
-        prediction_type: `"epsilon"`, `"sample"` or `"v_prediction"`.
-        thresholding, dynamic_thresholding_ratio, sample_max_value: see `prediction.dynamic_threshold`.
-        timestep_spacing: `"linspace"`, `"leading"` or `"trailing"`.
-        steps_offset: added to the timesteps of `leading` spacing.
-        rescale_betas_zero_snr: make the last training timestep pure noise; see `noise.zero_terminal_snr`.
     """
 
     steps_at_once = True
@@ -83,19 +74,6 @@ class DDPMScheduler(Scheduler):
             return _LearnedVariance(table, in_range=self.config.variance_type == "learned_range")
         return table
 
-    def set_timesteps(
-        self, num_inference_steps: int | None = None, device: str | torch.device | None = None,
-        timesteps: Sequence[int] | None = None,
-    ) -> None:
-        """Choose the timesteps by their number or one by one, and start again at the first."""
-        self._set_timesteps(num_inference_steps, device, timesteps)
-
-    def step(
-        self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, generator: Generators = None,
-        return_dict: bool = True,
-    ) -> Any:
-        """The sample [B, C, …] at the next timestep. `model_output` is [B, 2C, …] where the variance is learned."""
-        return self._step(model_output, timestep, sample, generator, return_dict)
 
 
 def _posterior_variance(beta: float, noisy: float, noisy_next: float) -> float:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from ..config import register_to_config
 from ..words import check_choice
 from .lambdas import Integral, LambdaScheduler, lambdas, through, usable
@@ -21,17 +18,9 @@ class DEISMultistepScheduler(LambdaScheduler):
     It ends at the smallest training level.
 
     Args:
-        num_train_timesteps: length of the training process.
-        beta_start, beta_end, beta_schedule, trained_betas: its noise; see `noise.make_betas`.
         solver_order: 1, 2 or 3: how many outputs a step mixes. 2 is good for guided generation.
-        prediction_type: `"epsilon"`, `"sample"` or `"v_prediction"`.
-        thresholding, dynamic_thresholding_ratio, sample_max_value: see `prediction.dynamic_threshold`.
         algorithm_type, solver_type: `"deis"` and `"logrho"`.
         lower_order_final: end with lower orders if there are fewer than 15 steps.
-        use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas: place levels by a ramp; at most one.
-        timestep_spacing: `"linspace"`, `"leading"` or `"trailing"`.
-        steps_offset: added to the timesteps of `leading` spacing.
-        use_flow_sigmas, flow_shift, use_dynamic_shifting, time_shift_type: of flow models.
     """
 
     memory = "noise"
@@ -72,13 +61,3 @@ class DEISMultistepScheduler(LambdaScheduler):
             moments = integral.moments(float(times[i + 1] - times[i]), len(nodes))
             rows.append(integral.row(levels, i, i + 1, through(times, i, i + 1, nodes, moments)))
         return rows
-
-    def set_timesteps(
-        self, num_inference_steps: int, device: str | torch.device | None = None, mu: float | None = None
-    ) -> None:
-        """Choose the levels, and start again at the first. `mu` is of flow models."""
-        self._set_timesteps(num_inference_steps, device)
-
-    def step(self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True) -> Any:
-        """The sample [B, …] at the next level."""
-        return self._step(model_output, timestep, sample, None, return_dict)

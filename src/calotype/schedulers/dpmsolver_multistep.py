@@ -7,11 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..config import register_to_config
-from ..randomness import Generators
 from ..words import check_choice
 from .lambdas import Integral, LambdaScheduler, lambdas, through, usable
 from .noise import Array, Levels
@@ -39,23 +36,14 @@ class DPMSolverMultistepScheduler(LambdaScheduler):
     trajectory ends (`sigma_min`), the last step goes nowhere; the peer's `heun` and order 3 divide by its length.
 
     Args:
-        num_train_timesteps: length of the training process.
-        beta_start, beta_end, beta_schedule, trained_betas: its noise; see `noise.make_betas`.
         solver_order: 1, 2 or 3: how many outputs a step mixes. 2 is good for guided generation.
-        prediction_type: `"epsilon"`, `"sample"` or `"v_prediction"`.
-        thresholding, dynamic_thresholding_ratio, sample_max_value: see `prediction.dynamic_threshold`.
         algorithm_type: integrate the clean sample, `"dpmsolver++"`, or the noise, `"dpmsolver"`; `sde-` draws fresh noise.
         solver_type: take the first moment as half of the zeroth, `"midpoint"`, or exactly, `"heun"`.
         lower_order_final: end with lower orders if there are fewer than 15 steps.
         euler_at_final: end with a step of first order.
         use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas, use_lu_lambdas: place levels by a ramp; at most one.
-        final_sigmas_type: end at `"zero"` or at the smallest training level, `"sigma_min"`.
         lambda_min_clipped: no level below this, for `squaredcos_cap_v2`.
         variance_type: `"learned"` or `"learned_range"`: a model whose output has a second half, which is passed over.
-        timestep_spacing: `"linspace"`, `"leading"` or `"trailing"`.
-        steps_offset: added to the timesteps of `leading` spacing.
-        rescale_betas_zero_snr: make the last training timestep (almost) pure noise; see `noise.zero_terminal_snr`.
-        use_flow_sigmas, flow_shift, use_dynamic_shifting, time_shift_type: of flow models.
     """
 
     @register_to_config
@@ -102,17 +90,3 @@ class DPMSolverMultistepScheduler(LambdaScheduler):
         if left == 1 and (config.euler_at_final or config.final_sigmas_type == "zero" or (config.lower_order_final and few)):
             return 1
         return min(config.solver_order, left) if config.lower_order_final and few else int(config.solver_order)
-
-    def set_timesteps(
-        self, num_inference_steps: int | None = None, device: str | torch.device | None = None, mu: float | None = None,
-        timesteps: Sequence[int] | None = None,
-    ) -> None:
-        """Choose the timesteps by their number or one by one, and start again at the first. `mu` is of flow models."""
-        self._set_timesteps(num_inference_steps, device, timesteps)
-
-    def step(
-        self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, generator: Generators = None,
-        variance_noise: Tensor | None = None, return_dict: bool = True,
-    ) -> Any:
-        """The sample [B, …] at the next level. `variance_noise` is used as the fresh noise, if any is."""
-        return self._step(model_output, timestep, sample, generator, return_dict, variance_noise)

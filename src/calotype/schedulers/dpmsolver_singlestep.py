@@ -6,11 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from ..config import register_to_config
-from ..randomness import Generators
 from ..words import check_choice
 from .dpmsolver_multistep import INTEGRALS, moments_taken
 from .lambdas import LambdaScheduler, lambdas, through, usable
@@ -24,22 +20,15 @@ class DPMSolverSinglestepScheduler(LambdaScheduler):
     A step of order `k` takes `k` rows, all of which start from its first sample; each is of one order more.
 
     Args:
-        num_train_timesteps: length of the training process.
-        beta_start, beta_end, beta_schedule, trained_betas: its noise; see `noise.make_betas`.
         solver_order: 1, 2 or 3. 2 is good for guided generation.
-        prediction_type: `"epsilon"`, `"sample"` or `"v_prediction"`.
-        thresholding, dynamic_thresholding_ratio, sample_max_value: see `prediction.dynamic_threshold`.
         algorithm_type: integrate the clean sample, `"dpmsolver++"`, or the noise, `"dpmsolver"`; `"sde-dpmsolver++"`
             draws fresh noise.
         solver_type: order 2: take the first moment as half of the zeroth, `"midpoint"`, or exactly, `"heun"`. Order 3: put
             a line through the first and the last output, `"midpoint"`, or a parabola through all, `"heun"`.
         lower_order_final: end with a row of first order, also if the rows are a multiple of `solver_order`. Always so
             where the trajectory ends without noise.
-        use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas: place levels by a ramp; at most one.
-        final_sigmas_type: end at `"zero"` or at the smallest training level, `"sigma_min"`.
         lambda_min_clipped: no level below this, for `squaredcos_cap_v2`.
         variance_type: `"learned"` or `"learned_range"`: a model whose output has a second half, which is passed over.
-        use_flow_sigmas, flow_shift, use_dynamic_shifting, time_shift_type: of flow models.
     """
 
     @register_to_config
@@ -87,17 +76,3 @@ class DPMSolverSinglestepScheduler(LambdaScheduler):
         if self.config.final_sigmas_type == "zero" or (self.config.lower_order_final and count % most == 0):
             orders[-1] = 1
         return orders
-
-    def set_timesteps(
-        self, num_inference_steps: int | None = None, device: str | torch.device | None = None, mu: float | None = None,
-        timesteps: Sequence[int] | None = None,
-    ) -> None:
-        """Choose the timesteps by their number or one by one, and start again at the first. `mu` is of flow models."""
-        self._set_timesteps(num_inference_steps, device, timesteps)
-
-    def step(
-        self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, generator: Generators = None,
-        return_dict: bool = True,
-    ) -> Any:
-        """The sample [B, …] at the next level."""
-        return self._step(model_output, timestep, sample, generator, return_dict)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..config import register_to_config
@@ -25,17 +24,9 @@ class EulerDiscreteScheduler(VEScheduler):
     Samples are variance-exploding: begin with noise times `init_noise_sigma` and call `scale_model_input`.
 
     Args:
-        num_train_timesteps: length of the training process.
-        beta_start, beta_end, beta_schedule, trained_betas: its noise; see `noise.make_betas`.
-        prediction_type: `"epsilon"`, `"sample"` or `"v_prediction"`.
         interpolation_type: place levels between training timesteps `"linear"`, or all of them `"log_linear"`.
-        use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas: place levels by a ramp of `noise`; at most one.
         sigma_min, sigma_max: the ramp's ends (default: those that the timesteps give).
-        timestep_spacing: `"linspace"`, `"leading"` or `"trailing"`.
         timestep_type: tell the model a `"discrete"` timestep or, for `v_prediction`, the `"continuous"` `log(sigma) / 4`.
-        steps_offset: added to the timesteps of `leading` spacing.
-        rescale_betas_zero_snr: make the last training timestep (almost) pure noise; see `noise.zero_terminal_snr`.
-        final_sigmas_type: end at `"zero"` or at the smallest training level, `"sigma_min"`.
     """
 
     placed_by = ("timesteps", "sigmas")
@@ -92,14 +83,7 @@ class EulerDiscreteScheduler(VEScheduler):
             rows.append(row if churn > 0 else Row(row.x, row.m, row.raw_noise))
         return rows
 
-    def set_timesteps(
-        self, num_inference_steps: int | None = None, device: str | torch.device | None = None,
-        timesteps: Sequence[float] | None = None, sigmas: Sequence[float] | None = None,
-    ) -> None:
-        """Choose the levels by their number, by timesteps or by sigmas, and start again at the first."""
-        self._set_timesteps(num_inference_steps, device, timesteps, sigmas)
-
-    def step(
+    def step(  # type: ignore[override]
         self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, s_churn: float = 0.0, s_tmin: float = 0.0,
         s_tmax: float = math.inf, s_noise: float = 1.0, generator: Generators = None, return_dict: bool = True,
     ) -> Any:

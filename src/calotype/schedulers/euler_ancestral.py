@@ -6,11 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from ..config import register_to_config
-from ..randomness import Generators
 from .noise import Levels
 from .table import Row
 from .ve import VEScheduler
@@ -31,14 +27,6 @@ class EulerAncestralDiscreteScheduler(VEScheduler):
 
     Samples are variance-exploding: begin with noise times `init_noise_sigma` and call `scale_model_input`. Models of the
     clean sample (`"sample"`), which Diffusers refuses, work.
-
-    Args:
-        num_train_timesteps: length of the training process.
-        beta_start, beta_end, beta_schedule, trained_betas: its noise; see `noise.make_betas`.
-        prediction_type: `"epsilon"`, `"sample"` or `"v_prediction"`.
-        timestep_spacing: `"linspace"`, `"leading"` or `"trailing"`.
-        steps_offset: added to the timesteps of `leading` spacing.
-        rescale_betas_zero_snr: make the last training timestep (almost) pure noise; see `noise.zero_terminal_snr`.
     """
 
     memory = "noise"
@@ -58,14 +46,3 @@ class EulerAncestralDiscreteScheduler(VEScheduler):
             down, up = ancestral(levels.sigma[i], levels.sigma[i + 1])
             rows.append(Row(x={i: 1.0}, m={i: down - levels.sigma[i]}, noise=up))
         return rows
-
-    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
-        """Choose the timesteps, and start again at the first."""
-        self._set_timesteps(num_inference_steps, device)
-
-    def step(
-        self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, generator: Generators = None,
-        return_dict: bool = True,
-    ) -> Any:
-        """The sample [B, …] at the next level."""
-        return self._step(model_output, timestep, sample, generator, return_dict)

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from ..config import register_to_config
 from .noise import Array, Levels
 from .table import Row
@@ -19,15 +16,6 @@ class HeunDiscreteScheduler(VEScheduler):
 
     `len(timesteps)` is the number of calls; the last step, to the clean sample, is one of Euler. Samples are
     variance-exploding: begin with noise times `init_noise_sigma` and call `scale_model_input`.
-
-    Args:
-        num_train_timesteps: length of the training process.
-        beta_start, beta_end, beta_schedule, trained_betas: its noise; see `noise.make_betas`.
-        prediction_type: `"epsilon"`, `"sample"` or `"v_prediction"`.
-        use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas: place levels by a ramp of `noise`; at most one.
-        clip_sample, clip_sample_range: clip the predicted clean sample.
-        timestep_spacing: `"linspace"`, `"leading"` or `"trailing"`.
-        steps_offset: added to the timesteps of `leading` spacing.
     """
 
     order = 2
@@ -57,14 +45,3 @@ class HeunDiscreteScheduler(VEScheduler):
             else:  # opens a step; or the trajectory is entered at a second call, whose level is that of the next
                 rows.append(euler_row(levels, i))
         return rows
-
-    def set_timesteps(
-        self, num_inference_steps: int | None = None, device: str | torch.device | None = None,
-        timesteps: Sequence[int] | None = None,
-    ) -> None:
-        """Choose the levels by their number or by timesteps, and start again at the first."""
-        self._set_timesteps(num_inference_steps, device, timesteps)
-
-    def step(self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, return_dict: bool = True) -> Any:
-        """The sample [B, …] for the next model call."""
-        return self._step(model_output, timestep, sample, None, return_dict)

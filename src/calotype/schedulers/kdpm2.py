@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ..config import register_to_config
-from ..randomness import Generators
 from .euler_ancestral import ancestral
 from .noise import Array, Levels
 from .table import Row
@@ -25,13 +24,8 @@ class KDPM2DiscreteScheduler(VEScheduler):
     call `scale_model_input`. Models of the clean sample (`"sample"`), which Diffusers refuses, work.
 
     Args:
-        num_train_timesteps: length of the training process.
-        beta_start, beta_end, beta_schedule, trained_betas: its noise; see `noise.make_betas`.
         use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas: place levels by a ramp of `noise`; at most one. With
             `use_karras_sigmas` the timesteps where steps begin are rounded.
-        prediction_type: `"epsilon"`, `"sample"` or `"v_prediction"`.
-        timestep_spacing: `"linspace"`, `"leading"` or `"trailing"`.
-        steps_offset: added to the timesteps of `leading` spacing.
     """
 
     order = 2
@@ -79,13 +73,6 @@ class KDPM2DiscreteScheduler(VEScheduler):
         """Row `i`, the second call of the step from `sigma` to `following`."""
         return Row(x={i - 1: 1.0}, m={i: following - sigma})
 
-    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
-        """Choose the timesteps, and start again at the first."""
-        self._set_timesteps(num_inference_steps, device)
-
-    def step(self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, return_dict: bool = True) -> Any:
-        """The sample [B, …] for the next model call."""
-        return self._step(model_output, timestep, sample, None, return_dict)
 
 
 class KDPM2AncestralDiscreteScheduler(KDPM2DiscreteScheduler):
@@ -102,10 +89,3 @@ class KDPM2AncestralDiscreteScheduler(KDPM2DiscreteScheduler):
         """`x' = x + (down - sigma) · noise₁ + up · fresh`; see `ancestral`."""
         down, up = ancestral(sigma, following)
         return Row(x={i - 1: 1.0}, m={i: down - sigma}, noise=up)
-
-    def step(  # type: ignore[override]
-        self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, generator: Generators = None,
-        return_dict: bool = True,
-    ) -> Any:
-        """The sample [B, …] for the next model call."""
-        return self._step(model_output, timestep, sample, generator, return_dict)

@@ -23,7 +23,7 @@ import numpy as np
 from torch import Tensor
 
 from ..words import check_choice
-from .base import Scheduler
+from .betas import BetaScheduler
 from .ddpm import VARIANCE_TYPES
 from .noise import Array, Levels, beta_ramp, exponential_ramp, karras_ramp
 from .table import Memory, Row, State, Table
@@ -33,14 +33,14 @@ _RAMPS = {"use_karras_sigmas": karras_ramp, "use_lu_lambdas": exponential_ramp,
 _LATER = ("use_flow_sigmas", "use_dynamic_shifting")
 
 
-class LambdaScheduler(Scheduler):
+class LambdaScheduler(BetaScheduler):
     """Where solvers in `lambda` place their levels: at spaced timesteps, or by a ramp of the VE levels of training."""
 
     exposes_sigmas = True
     tells_x0 = False
     placed_by: ClassVar[tuple[str, ...]] = ("timesteps",)
 
-    def _prepare(self) -> None:
+    def _prepare(self, training: Levels | None = None, most_steps: int | None = None) -> None:
         config = self.config
         for name in _LATER:
             if config.get(name):
@@ -52,7 +52,7 @@ class LambdaScheduler(Scheduler):
         if len([name for name in used if name != "use_lu_lambdas"]) > 1:
             raise ValueError("use_karras_sigmas, use_exponential_sigmas and use_beta_sigmas exclude each other")
         self._ramp = used[0] if used else None
-        super()._prepare()
+        super()._prepare(training, most_steps)
 
     def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None) -> Levels:
         training = self.noise_schedule.sigmas

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..config import register_to_config
 from ..randomness import Generators
-from .base import Scheduler, SchedulerOutput
+from .base import SchedulerOutput
+from .betas import BetaScheduler
 from .noise import Array, Levels
 from .table import Row
 
@@ -26,7 +27,7 @@ class LCMSchedulerOutput(SchedulerOutput):
         return self.pred_original_sample
 
 
-class DistilledScheduler(Scheduler):
+class DistilledScheduler(BetaScheduler):
     """Base of the solvers whose models were distilled to the levels of a solver of `original_inference_steps` steps."""
 
     placed_by = ("timesteps",)
@@ -43,7 +44,7 @@ class DistilledScheduler(Scheduler):
                              "the number of steps from which the model was distilled, times strength")
         return rising[::-1][np.linspace(0, len(rising), steps, endpoint=False).astype(int)]
 
-    def set_timesteps(
+    def set_timesteps(  # type: ignore[override]
         self, num_inference_steps: int | None = None, device: str | torch.device | None = None,
         original_inference_steps: int | None = None, timesteps: Sequence[int] | None = None, strength: float = 1.0,
     ) -> None:
@@ -61,7 +62,7 @@ class DistilledScheduler(Scheduler):
         elif num_inference_steps is not None and timesteps is None and (original_inference_steps or strength < 1):
             chosen = self.distilled_timesteps(num_inference_steps, original_inference_steps, strength)
             num_inference_steps, timesteps = None, chosen.tolist()
-        self._set_timesteps(num_inference_steps, device, timesteps)
+        super().set_timesteps(num_inference_steps, device, timesteps)
 
 
 class LCMScheduler(DistilledScheduler):
@@ -72,15 +73,9 @@ class LCMScheduler(DistilledScheduler):
     timestep times `timestep_scaling`: the sample itself at timestep 0, and the model's clean sample elsewhere.
 
     Args:
-        num_train_timesteps: length of the training process.
-        beta_start, beta_end, beta_schedule, trained_betas: its noise; see `noise.make_betas`.
         original_inference_steps: steps of the solver from which the model was distilled; `timesteps` are some of its.
-        clip_sample: clip the predicted clean sample to ±`clip_sample_range`; for models of pixels.
         set_alpha_to_one, steps_offset, timestep_spacing: without effect; kept for the configs that have them.
-        prediction_type: `"epsilon"`, `"sample"` or `"v_prediction"`.
-        thresholding, dynamic_thresholding_ratio, sample_max_value: see `prediction.dynamic_threshold`.
         timestep_scaling: how quickly `c_skip` vanishes.
-        rescale_betas_zero_snr: make the last training timestep pure noise; see `noise.zero_terminal_snr`.
     """
 
     @register_to_config
@@ -112,10 +107,11 @@ class LCMScheduler(DistilledScheduler):
         return rows
 
     def step(
-        self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, generator: Generators = None, return_dict: bool = True
+        self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, generator: Generators = None,
+        return_dict: bool = True, variance_noise: Tensor | None = None,
     ) -> Any:
         """The sample [B, …] at the next timestep, and the consistency function; without `return_dict`, as a tuple."""
-        output = self._step(model_output, timestep, sample, generator, True)
+        output = self._step(model_output, timestep, sample, generator, True, variance_noise)
         skip, out = self.boundary(float(self._current.timesteps[self._row or 0]))
         pair = (output.prev_sample, skip * sample + out * output.pred_original_sample)
         return LCMSchedulerOutput(*pair) if return_dict else pair

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.polynomial.polynomial import Polynomial, polyfromroots
 from torch import Tensor
 
@@ -33,14 +32,6 @@ class LMSDiscreteScheduler(VEScheduler):
 
     Samples are variance-exploding: begin with noise times `init_noise_sigma` and call `scale_model_input`. A trajectory
     entered midway grows its history from there.
-
-    Args:
-        num_train_timesteps: length of the training process.
-        beta_start, beta_end, beta_schedule, trained_betas: its noise; see `noise.make_betas`.
-        use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas: place levels by a ramp of `noise`; at most one.
-        prediction_type: `"epsilon"`, `"sample"` or `"v_prediction"`.
-        timestep_spacing: `"linspace"`, `"leading"` or `"trailing"`.
-        steps_offset: added to the timesteps of `leading` spacing.
     """
 
     memory = "noise"
@@ -68,11 +59,7 @@ class LMSDiscreteScheduler(VEScheduler):
             rows.append(Row(x={i: 1.0}, m=dict(zip(past, weights.tolist(), strict=True))))
         return rows
 
-    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
-        """Choose the timesteps, and start again at the first."""
-        self._set_timesteps(num_inference_steps, device)
-
-    def step(
+    def step(  # type: ignore[override]
         self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, order: int = 4, return_dict: bool = True
     ) -> Any:
         """The sample [B, …] at the next level, by a polynomial through the last `order` slopes."""

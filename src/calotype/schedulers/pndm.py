@@ -7,11 +7,9 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..config import register_to_config
-from .base import Scheduler
+from .betas import BetaScheduler
 from .noise import Array, Levels
 from .table import Row
 
@@ -24,7 +22,7 @@ def _opens_runge_kutta(times: Array) -> bool:
     return len(times) == 5 and times[0] > times[1] == times[2] > times[3] == times[4]
 
 
-class PNDMScheduler(Scheduler):
+class PNDMScheduler(BetaScheduler):
     """Pseudo numerical methods for diffusion models (Liu et al. 2022). Second order.
 
     Begins with three Runge-Kutta steps of four model calls each (equation 13), or, with `skip_prk_steps`, with one
@@ -32,13 +30,9 @@ class PNDMScheduler(Scheduler):
     `len(timesteps)` is the number of calls.
 
     Args:
-        num_train_timesteps: length of the training process.
-        beta_start, beta_end, beta_schedule, trained_betas: its noise; see `noise.make_betas`.
         skip_prk_steps: begin without Runge-Kutta steps.
         set_alpha_to_one: end at a clean sample; otherwise at training timestep 0.
         prediction_type: `"epsilon"` or `"v_prediction"` (outputs are mixed as they are, then read), or `"sample"`.
-        timestep_spacing: `"linspace"`, `"leading"` or `"trailing"`.
-        steps_offset: added to the timesteps of `leading` spacing.
     """
 
     memory = "output"
@@ -98,11 +92,3 @@ class PNDMScheduler(Scheduler):
             "sample": (1 / sigma[start], -alpha[start] / sigma[start]),
         }[self.config.prediction_type]
         return Row(x={start: scale + along * reading_x}, m={j: along * reading_out * w for j, w in mix.items()})
-
-    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
-        """Choose the timesteps, and start again at the first."""
-        self._set_timesteps(num_inference_steps, device)
-
-    def step(self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True) -> Any:
-        """The sample [B, …] for the next model call."""
-        return self._step(model_output, timestep, sample, None, return_dict)

@@ -24,11 +24,7 @@ class UnCLIPScheduler(DDPMScheduler):
     steps, so that its own pipelines always say where. It knows only the cosine schedule, and no `v_prediction`.)
 
     Args:
-        num_train_timesteps: length of the training process.
         variance_type: the posterior's variance (`"fixed_small_log"`) or `"learned_range"`, and the others of `DDPMScheduler`.
-        clip_sample: clip the predicted clean sample to ±`clip_sample_range`.
-        prediction_type: `"epsilon"`, `"sample"` or `"v_prediction"`.
-        beta_schedule: see `noise.make_betas`.
     """
 
     @register_to_config

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from ..config import register_to_config
 from ..words import check_choice
 from .lambdas import Integral, LambdaScheduler, lambdas, through, usable
@@ -19,22 +16,12 @@ class UniPCMultistepScheduler(LambdaScheduler):
     """Unified predictor-corrector (Zhao et al. 2023, algorithms 5 to 8). Order `solver_order`, and one more where corrected.
 
     Args:
-        num_train_timesteps: length of the training process.
-        beta_start, beta_end, beta_schedule, trained_betas: its noise; see `noise.make_betas`.
         solver_order: 1, 2 or 3: how many outputs a prediction mixes. 2 is good for guided generation.
-        prediction_type: `"epsilon"`, `"sample"` or `"v_prediction"`.
-        thresholding, dynamic_thresholding_ratio, sample_max_value: see `prediction.dynamic_threshold`.
         predict_x0: integrate the clean sample; otherwise the noise.
         solver_type: the paper's `B(h)`: `"bh1"`, which is `h`, or `"bh2"`, which is `e^h - 1`.
         lower_order_final: end with lower orders.
         disable_corrector: rows whose result is left uncorrected.
         solver_p: not supported: another solver as the predictor.
-        use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas: place levels by a ramp; at most one.
-        timestep_spacing: `"linspace"`, `"leading"` or `"trailing"`.
-        steps_offset: added to the timesteps of `leading` spacing.
-        final_sigmas_type: end at `"zero"` or at the smallest training level, `"sigma_min"`.
-        rescale_betas_zero_snr: make the last training timestep (almost) pure noise; see `noise.zero_terminal_snr`.
-        use_flow_sigmas, flow_shift, use_dynamic_shifting, time_shift_type, sigma_min, sigma_max, shift_terminal: of flow models.
     """
 
     placed_by = ()
@@ -93,14 +80,3 @@ class UniPCMultistepScheduler(LambdaScheduler):
 
     def _order(self, left: int) -> int:
         return min(self.config.solver_order, left) if self.config.lower_order_final else int(self.config.solver_order)
-
-    def set_timesteps(
-        self, num_inference_steps: int | None = None, device: str | torch.device | None = None,
-        sigmas: Sequence[float] | None = None, mu: float | None = None,
-    ) -> None:
-        """Choose the levels, and start again at the first. `sigmas` and `mu` are of flow models."""
-        self._set_timesteps(num_inference_steps, device, sigmas=sigmas)
-
-    def step(self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True) -> Any:
-        """The sample [B, …] at the next level."""
-        return self._step(model_output, timestep, sample, None, return_dict)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import Scheduler
+from .betas import BetaScheduler
 from .noise import Array, Levels
 from .table import Row
 
@@ -31,7 +31,7 @@ def euler_row(levels: Levels, i: int) -> Row:
     return Row(x={i: 1.0}, m={i: levels.sigma[i + 1] - levels.sigma[i]})
 
 
-class VEScheduler(Scheduler):
+class VEScheduler(BetaScheduler):
     """Base of solvers of variance-exploding samples: begin with noise times `init_noise_sigma`, and call `scale_model_input`."""
 
     input_is_ve = True
