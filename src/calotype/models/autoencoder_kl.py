@@ -13,10 +13,11 @@ from ..config import register_to_config
 from ..outputs import Output
 from ..randomness import Generators, randn
 from ..words import check_choice
-from .base import Model
-from .blocks import BlockOptions, DownBlock, MidBlock, Run, UpBlock
+from .autoencoder import Autoencoder
+from .blocks import AttentionKind, BlockOptions, DownBlock, MidBlock, Run, UpBlock
 from .layers import Conv2d
-from .unet import check_lengths, old_attention_name
+from .spatial_norm import SpatialNorm
+from .unet import check_lengths
 
 
 class DiagonalGaussianDistribution:
@@ -69,17 +70,19 @@ class AutoencoderKLOutput(Output):
 
 @dataclass
 class DecoderOutput(Output):
-    """`sample` [B, out_channels, H, W]: the pictures, in [-1, 1]."""
+    """`sample` [B, out_channels, H, W]: the pictures, in [-1, 1]. `commit_loss`: of a vector-quantised autoencoder."""
 
     sample: Tensor
+    commit_loss: Tensor | None = None
 
 
-class AutoencoderKL(Model):
+class AutoencoderKL(Autoencoder):
     """A variational autoencoder whose latents are small pictures (Rombach et al. 2022, section 3.1).
 
     Args:
         in_channels, out_channels: of the pictures.
-        down_block_types, up_block_types: `"DownEncoderBlock2D"` and `"UpDecoderBlock2D"`, one a level.
+        down_block_types, up_block_types: `"DownEncoderBlock2D"` and `"UpDecoderBlock2D"`, or with attention
+            `"AttnDownEncoderBlock2D"` and `"AttnUpDecoderBlock2D"`, one a level.
         block_out_channels: one a level; all but one halve the size. layers_per_block: residual blocks a level.
         act_fn, norm_num_groups: of the residual blocks. latent_channels: of the latents.
         sample_size: height and width of the pictures it was trained on.
@@ -101,23 +104,17 @@ class AutoencoderKL(Model):
     ):
         super().__init__()
         widths = check_lengths(block_out_channels, down_block_types=down_block_types, up_block_types=up_block_types)
-        for kind in down_block_types:
-            check_choice("down block type", kind, ("DownEncoderBlock2D",))
-        for kind in up_block_types:
-            check_choice("up block type", kind, ("UpDecoderBlock2D",))
-        options = BlockOptions(
-            time_channels=None, layers=layers_per_block, groups=norm_num_groups, eps=1e-6, act=act_fn,
-            attention_groups=norm_num_groups, downsample_padding=0,
-        )
-        self.encoder = Encoder(in_channels, 2 * latent_channels, widths, options, mid_block_add_attention)
-        self.decoder = Decoder(latent_channels, out_channels, widths, options, mid_block_add_attention)
+        options = autoencoder_options(layers_per_block, norm_num_groups, act_fn)
+        self.encoder = Encoder(
+            in_channels, 2 * latent_channels, down_block_types, widths, options, mid_block_add_attention)
+        self.decoder = Decoder(latent_channels, out_channels, up_block_types, widths, options, mid_block_add_attention)
         self.quant_conv = Conv2d(2 * latent_channels, 2 * latent_channels, 1) if use_quant_conv else None
         self.post_quant_conv = Conv2d(latent_channels, latent_channels, 1) if use_post_quant_conv else None
-        self.use_slicing = False
+        self._set_tiles(sample_size, 2 ** (len(widths) - 1), overlap=0.25)
 
     def encode(self, x: Tensor, return_dict: bool = True) -> Any:
         """The distribution of the latents of pictures `x` [B, in_channels, H, W] in [-1, 1]; H, W multiples of the factor."""
-        moments = self._in_slices(self.encoder, x)
+        moments = self._encode_in_parts(self.encoder, x)
         if self.quant_conv is not None:
             moments = self.quant_conv(moments)
         posterior = DiagonalGaussianDistribution(moments)
@@ -127,7 +124,7 @@ class AutoencoderKL(Model):
         """Pictures [B, out_channels, H, W] from latents `z` (unscaled). `generator` is not used: decoding is deterministic."""
         if self.post_quant_conv is not None:
             z = self.post_quant_conv(z)
-        sample = self._in_slices(self.decoder, z)
+        sample = self._decode_in_parts(self.decoder, z)
         return DecoderOutput(sample) if return_dict else (sample,)
 
     def forward(
@@ -137,33 +134,30 @@ class AutoencoderKL(Model):
         posterior = self.encode(sample).latent_dist
         return self.decode(posterior.sample(generator) if sample_posterior else posterior.mode(), return_dict)
 
-    def enable_slicing(self) -> None:
-        """Encode and decode one picture at a time: less memory for large batches."""
-        self.use_slicing = True
 
-    def disable_slicing(self) -> None:
-        """Undo `enable_slicing`."""
-        self.use_slicing = False
+_KINDS: dict[str, AttentionKind] = {
+    "DownEncoderBlock2D": "none", "AttnDownEncoderBlock2D": "self",
+    "UpDecoderBlock2D": "none", "AttnUpDecoderBlock2D": "self",
+}
 
-    def _in_slices(self, network: nn.Module, x: Tensor) -> Tensor:
-        if self.use_slicing and len(x) > 1:
-            return torch.cat([network(one, self.run) for one in x.split(1)])
-        return network(x, self.run)
 
-    @classmethod
-    def current_name(cls, name: str) -> str:
-        return old_attention_name(name)
+def autoencoder_options(layers: int, groups: int, act: str) -> BlockOptions:
+    """The blocks of all autoencoders: no time, attention of one head."""
+    return BlockOptions(
+        time_channels=None, layers=layers, groups=groups, eps=1e-6, act=act, attention_groups=groups, downsample_padding=0)
 
 
 class Encoder(nn.Module):
-    """Down to the latents' size, and the middle."""
+    """Down to the latents' size, and the middle (with `attention` or without)."""
 
-    def __init__(self, channels: int, out: int, widths: list[int], options: BlockOptions, attention: bool):
+    def __init__(
+        self, channels: int, out: int, kinds: Sequence[str], widths: list[int], options: BlockOptions, attention: bool = True
+    ):
         super().__init__()
         self.conv_in = Conv2d(channels, widths[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(
-            DownBlock(before, width, options, downsample=i < len(widths) - 1)
-            for i, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False))
+            DownBlock(before, width, _of_kind(kind, options, "Down"), downsample=i < len(widths) - 1)
+            for i, (kind, before, width) in enumerate(zip(kinds, [widths[0], *widths], widths, strict=False))
         )
         self.mid_block = _middle(widths[-1], options, attention)
         self.conv_norm_out = nn.GroupNorm(options.groups, widths[-1], 1e-6)
@@ -179,27 +173,40 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The middle, and up to the picture's size."""
+    """The middle (with `attention` or without), and up to the picture's size."""
 
-    def __init__(self, channels: int, out: int, widths: list[int], options: BlockOptions, attention: bool):
+    def __init__(
+        self, channels: int, out: int, kinds: Sequence[str], widths: list[int], options: BlockOptions, attention: bool = True
+    ):
         super().__init__()
         widths = widths[::-1]
         self.conv_in = Conv2d(channels, widths[0], 3, padding=1)
         self.mid_block = _middle(widths[0], options, attention)
         self.up_blocks = nn.ModuleList(
-            UpBlock(before, [0] * (options.layers + 1), width, options, upsample=i < len(widths) - 1)
-            for i, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False))
+            UpBlock(before, [0] * (options.layers + 1), width, _of_kind(kind, options, "Up"), upsample=i < len(widths) - 1)
+            for i, (kind, before, width) in enumerate(zip(kinds, [widths[0], *widths], widths, strict=False))
         )
-        self.conv_norm_out = nn.GroupNorm(options.groups, widths[-1], 1e-6)
+        self.conv_norm_out: nn.Module
+        if options.latent_channels is None:
+            self.conv_norm_out = nn.GroupNorm(options.groups, widths[-1], 1e-6)
+        else:
+            self.conv_norm_out = SpatialNorm(widths[-1], options.latent_channels)
         self.conv_act = nn.SiLU()
         self.conv_out = Conv2d(widths[-1], out, 3, padding=1)
 
-    def forward(self, x: Tensor, run: Run) -> Tensor:
-        x = self.mid_block(self.conv_in(x), None, None, run)
+    def forward(self, x: Tensor, run: Run, latents: Tensor | None = None) -> Tensor:
+        """`latents`: what the norms look at, where they look at latents."""
+        x = self.mid_block(self.conv_in(x), latents, latents, run)
         for block in self.up_blocks:
-            x = block(x, None, None, None, run)
-        return self.conv_out(self.conv_act(self.conv_norm_out(x)))
+            x = block(x, None, latents, latents, run)
+        x = self.conv_norm_out(x) if latents is None else self.conv_norm_out(x, latents)
+        return self.conv_out(self.conv_act(x))
 
 
 def _middle(channels: int, options: BlockOptions, attention: bool) -> MidBlock:
     return MidBlock(channels, replace(options, attention="self" if attention else "none"))
+
+
+def _of_kind(kind: str, options: BlockOptions, direction: str) -> BlockOptions:
+    check_choice(f"{direction.lower()} block type", kind, [name for name in _KINDS if direction in name])
+    return replace(options, attention=_KINDS[kind])

@@ -6,7 +6,7 @@ on are options of these. `skip_blocks.py` has the two that differ in kind (NCSN+
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,14 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from ..words import check_choice
-from .attention import SpatialAttention, SpatialTransformer
+from .attention import JointSpatialAttention, SpatialAttention, SpatialTransformer
 from .conditioning import Context, Kept, Moment
 from .layers import Downsample, Upsample, mean_of_pixels, repeat_pixels
 from .resnet import ResnetBlock
+from .spatial_norm import SpatialNormAttention, SpatialNormResnetBlock
 
 Time = Tensor | Kept | Moment | None
+Seen = Context | Tensor | None  # what attention looks at: a context, or the latents that norms look at
 Run = Callable[..., Any]  # calls a block; under gradient checkpointing, keeps nothing of it
-AttentionKind = Literal["none", "self", "cross"]
+AttentionKind = Literal["none", "self", "cross", "joint"]
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,15 @@ class BlockOptions:
     Attributes:
         time_channels: of the time embedding; `None` without time.
         layers: how many residual blocks going down (one more going up).
-        attention: after each residual block: none, among positions, or a transformer that looks at the context.
+        attention: after each residual block: none, among positions, a transformer that looks at the context, or one
+            attention to positions and context at once.
         head_channels, heads: the size of self-attention's heads; the number of the transformer's.
         context_channels, transformer_layers, linear_projection, only_cross, upcast: of the transformer.
+        context_channels, only_cross, norm_context: of the attention to both.
         attention_groups: of self-attention's norm; `None` for no norm.
         resize: change the size by a convolution (of `downsample_padding`) or in a residual block.
         scale: what the sums of residual blocks and self-attention are divided by.
+        latent_channels: of the latents that all norms look at (`spatial_norm.py`), given as time and as context.
     """
 
     time_channels: int | None
@@ -56,11 +61,15 @@ class BlockOptions:
     transformer_layers: int | tuple[int, ...] = 1
     linear_projection: bool = False
     only_cross: bool = False
+    norm_context: bool = False
     upcast: bool = False
     resize: Literal["conv", "resnet"] = "conv"
     downsample_padding: int = 1
+    latent_channels: int | None = None
 
     def resnet(self, channels: int, out: int, resample: Callable[[Tensor], Tensor] | None = None) -> ResnetBlock:
+        if self.latent_channels is not None:
+            return SpatialNormResnetBlock(channels, out, self.latent_channels, self.act)
         return ResnetBlock(
             channels, out, self.time_channels, self.groups, eps=self.eps, dropout=self.dropout, act=self.act,
             time_scale_shift=self.time_scale_shift, skip_time_act=self.skip_time_act, output_scale=self.scale,
@@ -71,10 +80,16 @@ class BlockOptions:
         """`count` attentions of this level's kind, or `None`."""
         if self.attention == "none":
             return None
+        if self.attention == "self" and self.latent_channels is not None:
+            return nn.ModuleList(SpatialNormAttention(channels, self.latent_channels) for _ in range(count))
         if self.attention == "self":
             made = (SpatialAttention(channels, self.head_channels, self.attention_groups, self.eps, self.scale)
                     for _ in range(count))
             return nn.ModuleList(made)
+        if self.attention == "joint":
+            joint = (JointSpatialAttention(channels, self.head_channels, self.context_channels, self.groups, self.only_cross,
+                                           self.norm_context) for _ in range(count))
+            return nn.ModuleList(joint)
         depths = self.transformer_layers
         depths = (depths,) * count if isinstance(depths, int) else depths
         return nn.ModuleList(
@@ -84,22 +99,25 @@ class BlockOptions:
         )
 
 
+_LOOKING = (SpatialTransformer, JointSpatialAttention, SpatialNormAttention)  # at more than the sample
+
+
 class Level(nn.Module):
     """Residual blocks, each followed by its attention where the level has one."""
 
     resnets: nn.ModuleList
     attentions: nn.ModuleList | None
 
-    def layer(self, i: int, x: Tensor, time: Time, context: Context | None) -> Tensor:
+    def layer(self, i: int, x: Tensor, time: Time, context: Seen) -> Tensor:
         """Residual block `i` and its attention."""
         return self.attend(i, self.resnets[i](x, time), context)
 
-    def attend(self, i: int, x: Tensor, context: Context | None) -> Tensor:
+    def attend(self, i: int, x: Tensor, context: Seen) -> Tensor:
         """Attention `i`, where the level has attention."""
         if self.attentions is None:
             return x
         attention = self.attentions[i]
-        return attention(x, context) if isinstance(attention, SpatialTransformer) else attention(x)
+        return attention(x, context) if isinstance(attention, _LOOKING) else attention(x)
 
 
 class DownBlock(Level):
@@ -116,7 +134,7 @@ class DownBlock(Level):
         else:
             self.downsamplers = nn.ModuleList([options.resnet(out, out, mean_of_pixels)])
 
-    def forward(self, x: Tensor, time: Time, context: Context | None, run: Run) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, x: Tensor, time: Time, context: Seen, run: Run) -> tuple[Tensor, list[Tensor]]:
         """The result, and what the way up will want: the sample after every layer and after the change of size."""
         passed = []
         for i in range(len(self.resnets)):
@@ -148,7 +166,7 @@ class UpBlock(Level):
             self.upsamplers = nn.ModuleList([options.resnet(out, out, repeat_pixels)])
 
     def forward(
-        self, x: Tensor, passed: list[Tensor] | None, time: Time, context: Context | None, run: Run
+        self, x: Tensor, passed: list[Tensor] | None, time: Time, context: Seen, run: Run
     ) -> Tensor:
         """Takes its part off the end of `passed`, if anything was passed on."""
         for i in range(len(self.resnets)):
@@ -168,13 +186,13 @@ class MidBlock(Level):
         self.resnets = nn.ModuleList(options.resnet(channels, channels) for _ in range(attentions + 1))
         self.attentions = options.attentions(channels, attentions)
 
-    def forward(self, x: Tensor, time: Time, context: Context | None, run: Run) -> Tensor:
+    def forward(self, x: Tensor, time: Time, context: Seen, run: Run) -> Tensor:
         x = self.resnets[0](x, time)
         for i in range(1, len(self.resnets)):
             x = run(self._attend_then_resnet, i, x, time, context)
         return x
 
-    def _attend_then_resnet(self, i: int, x: Tensor, time: Time, context: Context | None) -> Tensor:
+    def _attend_then_resnet(self, i: int, x: Tensor, time: Time, context: Seen) -> Tensor:
         return self.resnets[i](self.attend(i - 1, x, context), time)
 
 
@@ -197,15 +215,18 @@ KINDS: dict[str, Mapping[str, Any]] = {
     "AttnDownBlock2D": {"attention": "self"}, "AttnUpBlock2D": {"attention": "self"},
     "CrossAttnDownBlock2D": {"attention": "cross", "resize": "conv"},
     "CrossAttnUpBlock2D": {"attention": "cross", "resize": "conv"},
+    "SimpleCrossAttnDownBlock2D": {"attention": "joint", **_RESNET},
+    "SimpleCrossAttnUpBlock2D": {"attention": "joint", **_RESNET},
 }
 """What each block name in a config means."""
 
 
-def named(kind: str, options: BlockOptions, direction: str) -> BlockOptions:
+def named(kind: str, options: BlockOptions, direction: str, others: Iterable[str] = ()) -> BlockOptions:
     """`options` with what the block name `kind` means.
 
     Raises:
-        ValueError: there is no such block going `direction` (`"Down"` or `"Up"`); names those there are.
+        ValueError: there is no such block going `direction` (`"Down"` or `"Up"`); names those there are, and the `others`
+            that the model has besides.
     """
-    check_choice(f"{direction.lower()} block type", kind, [name for name in KINDS if direction in name])
+    check_choice(f"{direction.lower()} block type", kind, [name for name in (*KINDS, *others) if direction in name])
     return replace(options, **KINDS[kind])

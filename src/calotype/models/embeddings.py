@@ -24,6 +24,28 @@ def sinusoidal(values: Tensor, channels: int, flip_sin_to_cos: bool = False, fre
     return nn.functional.pad(torch.cat(parts, dim=-1), (0, channels % 2))
 
 
+def plane_sines(height: int, width: int, channels: int, base: int, like: Tensor) -> Tensor:
+    """[height · width, channels] where each place of a grid is: half of the channels tell the column, half the row.
+
+    Sines, then cosines, at geometric frequencies, as one axis has them in Vaswani et al. 2017 (Peebles & Xie 2023, section
+    3.2). A grid of another size than `base` is laid over the same plane, finer or coarser.
+
+    Args:
+        channels: a multiple of 4.
+        base: rows, and columns, of the grid for which places are whole numbers.
+        like: has the device and type wanted.
+    """
+    exact = torch.float32 if like.device.type == "mps" else torch.float64
+    half = channels // 4
+    frequencies = 10000 ** -(torch.arange(half, dtype=exact, device=like.device) / half)
+    rows, columns = (
+        (torch.arange(size, dtype=exact, device=like.device) * (base / size))[:, None] * frequencies
+        for size in (height, width))
+    by_row = torch.cat([rows.sin(), rows.cos()], -1)[:, None].expand(-1, width, -1)
+    by_column = torch.cat([columns.sin(), columns.cos()], -1).expand(height, -1, -1)
+    return torch.cat([by_column, by_row], -1).flatten(0, 1).to(like.dtype)
+
+
 class FourierFeatures(nn.Module):
     """Sines and cosines of values, or of their logarithms, at random frequencies (Tancik et al. 2020; Song et al. 2021)."""
 
@@ -33,8 +55,9 @@ class FourierFeatures(nn.Module):
         self.log, self.flip = log, flip_sin_to_cos
 
     def forward(self, values: Tensor) -> Tensor:
-        values = values.to(self.weight.dtype)
-        angles = (values.log() if self.log else values)[:, None] * self.weight * 2 * math.pi
+        # in half precision angles would be off by whole turns
+        values, weight = (x.to(torch.promote_types(self.weight.dtype, torch.float32)) for x in (values, self.weight))
+        angles = (values.log() if self.log else values)[:, None] * weight * 2 * math.pi
         return torch.cat([angles.cos(), angles.sin()] if self.flip else [angles.sin(), angles.cos()], dim=-1)
 
 

@@ -73,6 +73,17 @@ def fir_up(x: Tensor) -> Tensor:
     return F.conv_transpose2d(x, 4 * _binomial(x), stride=2, padding=1, groups=x.shape[1])
 
 
+def smooth_down(x: Tensor) -> Tensor:
+    """As `fir_down`, with the picture mirrored at its edges (k-diffusion)."""
+    return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), _binomial(x), stride=2, groups=x.shape[1])
+
+
+def smooth_up(x: Tensor) -> Tensor:
+    """As `fir_up`, with the picture mirrored at its edges (k-diffusion)."""
+    wide = F.pad(x, (1, 1, 1, 1), mode="reflect")
+    return F.conv_transpose2d(wide, 4 * _binomial(x), stride=2, padding=3, groups=x.shape[1])
+
+
 def _binomial(x: Tensor) -> Tensor:
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0], device=x.device, dtype=x.dtype) / 8
     return (taps[:, None] * taps).expand(x.shape[1], 1, 4, 4)
