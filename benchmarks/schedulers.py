@@ -1,13 +1,13 @@
 """What a scheduler costs beside the model: all steps of a generation on a 1 x 4 x 64 x 64 sample, beside Diffusers.
 
 For each scheduler the library's own shell (`set_timesteps`, `scale_model_input`, `step`) is timed in turns with the peer's, and
-the pure table, which the library's loop uses, with it. Medians of several rounds, in milliseconds for the whole generation.
+the pure table, which the library's loop uses, with it. CPU time of one thread, the least of several rounds, in milliseconds for
+the whole generation. Drawing noise is the same work for all: it is timed too, and the ratios are of what is left without it.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable
 
@@ -20,11 +20,12 @@ NAMES = ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "EulerDiscreteSchedu
          "DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "HeunDiscreteScheduler", "LMSDiscreteScheduler",
          "LCMScheduler")
 CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+SHAPE = (1, 4, 64, 64)
 
 
 def shell(library: object, name: str, steps: int) -> Callable[[], None]:
     scheduler = getattr(library, name)(**CONFIG)
-    x, output = torch.randn(1, 4, 64, 64), torch.randn(1, 4, 64, 64)
+    x, output = torch.randn(SHAPE), torch.randn(SHAPE)
 
     def run() -> None:
         scheduler.set_timesteps(steps)
@@ -38,7 +39,7 @@ def shell(library: object, name: str, steps: int) -> Callable[[], None]:
 
 def table(name: str, steps: int) -> Callable[[], None]:
     scheduler = getattr(ours, name)(**CONFIG)
-    x, output = torch.randn(1, 4, 64, 64), torch.randn(1, 4, 64, 64)
+    x, output = torch.randn(SHAPE), torch.randn(SHAPE)
 
     def run() -> None:
         rows = scheduler.table(steps)
@@ -51,24 +52,39 @@ def table(name: str, steps: int) -> Callable[[], None]:
     return run
 
 
+def noise(name: str, steps: int) -> Callable[[], None]:
+    rows = getattr(ours, name)(**CONFIG).table(steps)
+    draws = sum(rows.draws_noise(row) for row in range(len(rows)))
+
+    def run() -> None:
+        for _ in range(draws):
+            torch.randn(SHAPE)
+
+    return run
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--only", nargs="*", default=NAMES)
     options = parser.parse_args()
     diffusers.utils.logging.set_verbosity_error()
     torch.set_num_threads(1)
-    print(f"{options.steps} steps, milliseconds{'':<20} table   shell   diffusers   shell: ratio   table: ratio")
-    for name in [name for name in NAMES if hasattr(ours, name)]:
-        runs = (table(name, options.steps), shell(ours, name, options.steps), shell(diffusers, name, options.steps))
-        taken: tuple[list[float], ...] = ([], [], [])
+    print(f"| {options.steps} steps, ms of CPU | noise | table | shell | Diffusers | Diffusers / shell | Diffusers / table |")
+    print("|---|---|---|---|---|---|---|")
+    for name in options.only:
+        runs = [noise(name, options.steps), table(name, options.steps), shell(ours, name, options.steps),
+                shell(diffusers, name, options.steps)]
+        taken: list[list[float]] = [[] for _ in runs]
         for _ in range(options.rounds):
             for run, figures in zip(runs, taken, strict=True):
-                started = time.perf_counter()
+                started = time.thread_time()
                 run()
-                figures.append((time.perf_counter() - started) * 1e3)
-        pure, own, theirs = (statistics.median(figures) for figures in taken)
-        print(f"{name:<34} {pure:9.2f} {own:7.2f} {theirs:11.2f} {theirs / own:14.2f} {theirs / pure:14.2f}", flush=True)
+                figures.append((time.thread_time() - started) * 1e3)
+        drawing, pure, own, theirs = (min(figures) for figures in taken)
+        print(f"| {name} | {drawing:.1f} | {pure:.1f} | {own:.1f} | {theirs:.1f} | {(theirs - drawing) / (own - drawing):.2f} "
+              f"| {(theirs - drawing) / (pure - drawing):.2f} |", flush=True)
 
 
 if __name__ == "__main__":

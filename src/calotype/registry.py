@@ -9,31 +9,67 @@ from .words import listing, nearest
 
 _DIFFUSERS = {
     "schedulers": (
+        "CMStochasticIterativeScheduler", "CosineDPMSolverMultistepScheduler",
         "DDIMInverseScheduler", "DDIMParallelScheduler", "DDIMScheduler", "DDPMParallelScheduler", "DDPMScheduler",
-        "DEISMultistepScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler",
-        "EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler",
-        "KDPM2DiscreteScheduler", "LCMScheduler", "LMSDiscreteScheduler", "PNDMScheduler", "TCDScheduler", "UnCLIPScheduler",
-        "UniPCMultistepScheduler",
+        "DEISMultistepScheduler", "DPMSolverMultistepInverseScheduler", "DPMSolverMultistepScheduler", "DPMSolverSDEScheduler",
+        "DPMSolverSinglestepScheduler",
+        "EDMDPMSolverMultistepScheduler", "EDMEulerScheduler",
+        "EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler",
+        "FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler",
+        "HeunDiscreteScheduler", "IPNDMScheduler", "KDPM2AncestralDiscreteScheduler",
+        "KDPM2DiscreteScheduler", "LCMScheduler", "LMSDiscreteScheduler", "PNDMScheduler", "SASolverScheduler", "SCMScheduler",
+        "TCDScheduler", "UnCLIPScheduler", "UniPCMultistepScheduler",
     ),
+    "schedulers.discrete": ("AmusedScheduler", "VQDiffusionScheduler"),
+    "schedulers.repaint": ("RePaintScheduler",),
+    "schedulers.score_sde_ve": ("ScoreSdeVeScheduler",),
+    "models.autoencoder_asymmetric": ("AsymmetricAutoencoderKL",),
     "models.autoencoder_kl": ("AutoencoderKL",),
+    "models.autoencoder_tiny": ("AutoencoderTiny",),
+    "models.consistency_decoder": ("ConsistencyDecoderVAE",),
+    "models.dit": ("DiTTransformer2DModel",),
     "models.unet_2d": ("UNet2DModel",),
     "models.unet_2d_condition": ("UNet2DConditionModel",),
+    "models.vq_model": ("VQModel",),
+    "pipelines.consistency": ("ConsistencyModelPipeline",),
     "pipelines.ddim": ("DDIMPipeline",),
     "pipelines.ddpm": ("DDPMPipeline",),
+    "pipelines.depth2img": ("StableDiffusionDepth2ImgPipeline",),
+    "pipelines.dit": ("DiTPipeline",),
+    "pipelines.image_variation": ("StableDiffusionImageVariationPipeline",),
+    "pipelines.img2img": ("StableDiffusionImg2ImgPipeline",),
+    "pipelines.inpaint": ("StableDiffusionInpaintPipeline",),
+    "pipelines.instruct_pix2pix": ("StableDiffusionInstructPix2PixPipeline",),
+    "pipelines.latent_consistency": ("LatentConsistencyModelImg2ImgPipeline", "LatentConsistencyModelPipeline"),
+    "pipelines.latent_upscale": ("StableDiffusionLatentUpscalePipeline",),
+    "pipelines.ldm": ("LDMPipeline", "LDMSuperResolutionPipeline"),
+    "pipelines.pndm": ("PNDMPipeline",),
+    "pipelines.repaint": ("RePaintPipeline",),
+    "pipelines.score_sde_ve": ("ScoreSdeVePipeline",),
     "pipelines.stable_diffusion": ("StableDiffusionPipeline",),
+    "pipelines.stable_unclip": ("StableUnCLIPImg2ImgPipeline",),
+    "pipelines.upscale": ("StableDiffusionUpscalePipeline",),
 }
 _TRANSFORMERS = {
+    "depth": ("DPTForDepthEstimation", "DPTImageProcessor"),  # hold transformers' own
     "image_processor": ("CLIPImageProcessor",),
     "models.clip_text": ("CLIPTextModel", "CLIPTextModelWithProjection"),
     "models.clip_vision": ("CLIPVisionModel", "CLIPVisionModelWithProjection"),
     "tokenizer": ("CLIPTokenizer",),
 }
-_STABLE_DIFFUSION = {"models.safety_checker": ("StableDiffusionSafetyChecker",)}
+_STABLE_DIFFUSION = {
+    "models.safety_checker": ("StableDiffusionSafetyChecker",),
+    "models.unclip_normalizer": ("StableUnCLIPImageNormalizer",),
+}
 _SAME = {
     "CLIPTokenizerFast": "CLIPTokenizer",
     "CLIPFeatureExtractor": "CLIPImageProcessor",
     "CLIPImageProcessorFast": "CLIPImageProcessor",
     "CLIPImageProcessorPil": "CLIPImageProcessor",
+    "DPTFeatureExtractor": "DPTImageProcessor",
+    "DPTImageProcessorFast": "DPTImageProcessor",
+    "DPTImageProcessorPil": "DPTImageProcessor",
+    "Transformer2DModel": "DiTTransformer2DModel",
 }
 """Other names under which a class of ours is found."""
 
@@ -46,7 +82,8 @@ _HOMES = {
 }
 
 
-SCHEDULERS = sorted(name for name in _HOMES if name.endswith("Scheduler"))
+SCHEDULERS = sorted(_DIFFUSERS["schedulers"])
+"""Those that can stand in each other's place."""
 PIPELINES = sorted(name for name in _HOMES if name.endswith("Pipeline"))
 
 

@@ -53,11 +53,20 @@ class Case:
 
 @dataclass(frozen=True)
 class Order:
-    """The measured order of convergence, on levels that are smooth to the end."""
+    """The measured order of convergence, on levels that are smooth to the end.
+
+    Attributes:
+        given: up to this row the samples are put right: solvers of order `k` begin with `k - 1` steps of lower orders, whose
+            error, though small, falls slower.
+        left_out: as many rows at the end, whose step to the clean sample is of first order.
+    """
 
     config: Entries
     is_: float
     counts: Sequence[int] = (32, 64, 128, 256)
+    options: Entries = field(default_factory=dict)
+    given: int = 0
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,8 @@ class Plan:
         stochastic: (config, options of `table`) that sample a Gaussian.
         exact: configs whose rows are exact if the model is, and for `options` of these.
         rising: whether it goes from the picture to the noise.
+        lags_midway: entered midway, its sample is not at the level that the model is told, as the peer's.
+        kind: what `gaussian.best_output` calls a prediction type of this class.
     """
 
     grids: Sequence[Grid]
@@ -80,6 +91,8 @@ class Plan:
     exact: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     exact_options: Sequence[Entries] = ({},)
     rising: bool = False
+    lags_midway: bool = False
+    kind: Callable[[str], str] = lambda prediction_type: prediction_type
 
 
 def every(name: str, values: Sequence[Any]) -> Any:
@@ -95,6 +108,11 @@ def make(name: str, **config: Any) -> Any:
 def takes(scheduler: Any, option: str) -> bool:
     """Whether `step` has this argument."""
     return option in scheduler.step.__code__.co_varnames
+
+
+def calls(scheduler: Any) -> Tensor:
+    """The timesteps of its model calls: all in its list, but for that of SCM, which has the end too."""
+    return scheduler.timesteps[:-1] if type(scheduler).__name__ == "SCMScheduler" else scheduler.timesteps
 
 
 def network(x: Tensor, timestep: Any, config: Any) -> Tensor:
@@ -114,11 +132,12 @@ def trajectory(
     if isinstance(generator, int):
         generator = torch.Generator().manual_seed(generator)
     if x is None:
-        x = torch.randn(2, 3, 4, 4, generator=generator) * float(scheduler.init_noise_sigma)
+        x = torch.randn(2, 3, 4, 4, generator=generator) * float(getattr(scheduler, "init_noise_sigma", 1.0))
     options = {**options, **({"generator": generator} if takes(scheduler, "generator") else {})}
     samples = [x]
-    for t in scheduler.timesteps if timesteps is None else timesteps:
-        output = network(scheduler.scale_model_input(x, t), t, scheduler.config)
+    for t in calls(scheduler) if timesteps is None else timesteps:
+        scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+        output = network(scaled, t, scheduler.config)
         x = scheduler.step(output, t, x, **options).prev_sample
         samples.append(x)
     return samples

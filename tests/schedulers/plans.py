@@ -6,9 +6,10 @@ To add a scheduler, add its `Plan` to `PLANS`.
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from .cases import Case, Entries, Grid, Order, Plan, every, make
 
@@ -56,7 +57,11 @@ def _dpm_singlestep_differs(config: Entries, steps: int) -> bool:
 
 
 def _unipc_differs(config: Entries, steps: int) -> bool:
-    """Where the peer's coefficients are infinite at a clean sample; or, towards a small level, off by up to 2e-4."""
+    """Where the peer's coefficients are infinite at a clean sample; or, towards a small level, off by more than 1e-4.
+
+    These last are not ours: in double precision both agree to 1e-9 (`test_unipc_and_deis_agree_in_double_precision`), and the
+    peer's own single precision is off by up to 2e-3, since its weights of the noise cancel.
+    """
     clean, order = config.get("final_sigmas_type", "zero") == "zero", config.get("solver_order", 2)
     full, noise = not config.get("lower_order_final", True) and order > 1, not config.get("predict_x0", True)
     kind = config.get("prediction_type")
@@ -94,13 +99,106 @@ def _ancestral_cancels(config: Entries, steps: int) -> bool:
 
 
 NO_SAMPLE = ("epsilon", "v_prediction")
-TWO_STAGES = (
-    Grid({**SPACED, "prediction_type": NO_SAMPLE}, COUNTS), Grid(BETAS), Grid({**SHORT, "prediction_type": NO_SAMPLE}),
-    Grid(TRAINED),
-    *(Grid({ramp: (True,), "prediction_type": NO_SAMPLE, "timestep_spacing": SPACINGS}, (1, 5, 10)) for ramp in RAMPS),
-)
+
+
+def _to_the_level_before_the_last(is_: float, options: Entries = {}, given: int = 0) -> list[Order]:  # noqa: B006
+    """Orders of solvers in sigma that end at a clean sample."""
+    return [Order({"prediction_type": p, **ramp}, is_, options=options, given=given, left_out=1)
+            for p in PREDICTIONS for ramp in ({}, {"use_karras_sigmas": True}, {"use_exponential_sigmas": True})]
+
+
+
+
+def _two_stages(counts: tuple[int, ...], ramped: tuple[int, ...]) -> tuple[Grid, ...]:
+    return (
+        Grid({**SPACED, "prediction_type": NO_SAMPLE}, counts), Grid(BETAS), Grid({**SHORT, "prediction_type": NO_SAMPLE}),
+        Grid(TRAINED),
+        *(Grid({ramp: (True,), "prediction_type": NO_SAMPLE, "timestep_spacing": SPACINGS}, ramped) for ramp in RAMPS),
+    )
+
+
+TWO_STAGES = _two_stages(COUNTS, (1, 5, 10))
+FEWER_TWO_STAGES = _two_stages((1, 7), (5,))  # of KDPM2, which the peer takes half a second to make
+
+
+
+def _edm_multistep_differs(config: Entries, steps: int) -> bool:
+    """As for `DPMSolverMultistepScheduler`, of which all levels lie on a ramp."""
+    nowhere = config.get("final_sigmas_type") == "sigma_min" and config.get("solver_order") == 3
+    stochastic = config.get("algorithm_type", "").startswith("sde") and config.get("solver_order") == 3
+    return stochastic or (nowhere and (steps >= 15 or not config.get("lower_order_final", True)))
+
+
+EDM = {"sigma_schedule": ("karras", "exponential"), "prediction_type": NO_SAMPLE, "final_sigmas_type": ("zero", "sigma_min")}
+BARE = {"max_timesteps": None, "intermediate_timesteps": None}
+OF_EDM = {"sigma_min": (0.1,), "sigma_max": (10.0,), "sigma_data": (1.0,), "rho": (3.0, 7.0), **EDM}
 
 PLANS: dict[str, Plan] = {
+    "CMStochasticIterativeScheduler": Plan(
+        grids=(
+            Grid({"clip_denoised": (True, False), "s_noise": (1.0, 1.2)}, (1, 2, 3, 7, 40)),
+            Grid({"clip_denoised": (True, False), "sigma_min": (0.01,), "sigma_max": (30.0,), "sigma_data": (1.0,),
+                  "num_train_timesteps": (18, 150), "rho": (3.0, 7.0)}, (1, 2, 5)),
+            Grid({"clip_denoised": (True, False)}, given=tuple(
+                {"timesteps": times} for times in ([22, 0], [39, 22, 0], [0], [39], [22.5, 0], [30, 20, 10]))),
+        ),
+        exact={"sigma_min": (1e-9,), "clip_denoised": (True, False)},
+        kind=lambda _: "edm_epsilon",
+    ),
+    "CosineDPMSolverMultistepScheduler": Plan(
+        grids=(
+            Grid({**EDM, "final_sigmas_type": ("zero",)}, (2, 5, 20)), Grid({"sigma_schedule": ("karras",)}, (1,)),
+            Grid({"solver_order": (1, 2, 3), "solver_type": ("midpoint", "heun"), "sigma_schedule": EDM["sigma_schedule"]},
+                 (2, 10)),
+            Grid({**OF_EDM, "final_sigmas_type": ("zero",), "sigma_schedule": ("exponential",), "sigma_data": (0.5, 1.0)}, (7,)),
+            Grid({"lower_order_final": (False, True), "euler_at_final": (False, True)}, (5, 16)),
+        ),
+        differs=lambda config, steps: config.get("solver_order") == 3 and steps > 2,  # crashes
+        stochastic=[({"solver_order": k, "sigma_min": 0.01}, {}) for k in (1, 2)],
+        exact={**EDM, "solver_order": (1, 2, 3), "euler_at_final": (False, True)},
+        kind=lambda kind: f"cosine_{kind}",
+    ),
+    "SCMScheduler": Plan(
+        grids=(
+            Grid({"sigma_data": (0.5, 1.0)}, given=({"num_inference_steps": 2}, *(
+                {"num_inference_steps": steps, "intermediate_timesteps": None, "max_timesteps": most}
+                for steps in (1, 2, 5, 20) for most in (1.5708, 1.4)),
+                {"num_inference_steps": 2, "max_timesteps": 1.4, "intermediate_timesteps": 1.1},
+                {"num_inference_steps": 3, "timesteps": [1.5, 1.0, 0.4, 0.0], **BARE},
+                {"num_inference_steps": 1, "timesteps": [1.5, 0.2], **BARE})),
+        ),
+        exact={"sigma_data": (0.5, 1.0)},
+    ),
+    "EDMEulerScheduler": Plan(
+        grids=(
+            Grid(EDM, (2, 5, 20), options=CHURN), Grid({"prediction_type": NO_SAMPLE}, (1,), options=CHURN),
+            Grid(OF_EDM, (7,), options=CHURN[:2]),
+            Grid(EDM, given=({"sigmas": torch.linspace(0, 1, 6)}, {"num_inference_steps": 6, "sigmas": torch.linspace(0, 1, 6)})),
+        ),
+        orders=[Order({"sigma_schedule": s, "prediction_type": p, "final_sigmas_type": "sigma_min"}, 1)
+                for s in EDM["sigma_schedule"] for p in NO_SAMPLE],
+        exact=EDM,
+        kind=lambda kind: f"edm_{kind}",
+    ),
+    "EDMDPMSolverMultistepScheduler": Plan(
+        grids=(
+            Grid(EDM, (2, 5, 20)), Grid({"prediction_type": NO_SAMPLE}, (1,)), Grid(OF_EDM, (7,)),
+            Grid({"solver_order": (1, 2, 3), "solver_type": ("midpoint", "heun"), "sigma_schedule": EDM["sigma_schedule"],
+                  "algorithm_type": ("dpmsolver++", "sde-dpmsolver++")}, (3, 10)),
+            Grid({"solver_order": (2, 3), "lower_order_final": (False, True), "euler_at_final": (False, True),
+                  "final_sigmas_type": ("zero", "sigma_min")}, (5, 16)),
+            Grid({"thresholding": (True,), "sample_max_value": (1.0, 1.5), "dynamic_thresholding_ratio": (0.9, 0.995),
+                  "prediction_type": NO_SAMPLE}),
+        ),
+        differs=_edm_multistep_differs,
+        orders=[Order({"solver_order": k, "solver_type": t, "sigma_schedule": "exponential", "final_sigmas_type": "sigma_min"}, k)
+                for k, t in ((1, "midpoint"), (2, "midpoint"), (2, "heun"))],
+        stochastic=[({"algorithm_type": "sde-dpmsolver++", "solver_order": k, "prediction_type": p}, {})
+                    for k, p in ((1, "epsilon"), (2, "v_prediction"), (3, "epsilon"))],
+        exact={**EDM, "solver_order": (1, 2, 3), "solver_type": ("midpoint", "heun"),
+               "algorithm_type": ("dpmsolver++", "sde-dpmsolver++"), "euler_at_final": (False, True)},
+        kind=lambda kind: f"edm_{kind}",
+    ),
     "DDIMInverseScheduler": Plan(
         grids=(
             Grid({**SPACED, "timestep_spacing": ("leading", "trailing"), "set_alpha_to_one": (False, True)}, COUNTS),
@@ -180,15 +278,18 @@ PLANS: dict[str, Plan] = {
             Grid({"clip_sample": (True,), "clip_sample_range": (0.5, 1.0, 2.0), "prediction_type": PREDICTIONS,
                   "use_karras_sigmas": (False, True)}),
             Grid({"prediction_type": PREDICTIONS}, given=({"timesteps": [900, 700, 300, 100, 5]}, {"timesteps": [999]})),
+            Grid({"beta_schedule": ("exp",), "timestep_spacing": SPACINGS}),
         ),
+        orders=_to_the_level_before_the_last(2),
         exact={**EXACT, "use_karras_sigmas": (False, True)},
     ),
     "KDPM2DiscreteScheduler": Plan(
-        grids=TWO_STAGES,
+        grids=FEWER_TWO_STAGES,
+        orders=_to_the_level_before_the_last(2),
         exact={**EXACT, "use_karras_sigmas": (False, True)},
     ),
     "KDPM2AncestralDiscreteScheduler": Plan(
-        grids=TWO_STAGES,
+        grids=FEWER_TWO_STAGES,
         differs=_ancestral_cancels,
         stochastic=[({"prediction_type": p, "use_karras_sigmas": True}, {}) for p in PREDICTIONS],
         exact={**EXACT, "use_karras_sigmas": (False, True)},
@@ -199,6 +300,7 @@ PLANS: dict[str, Plan] = {
             *(Grid({**({ramp: (True,)} if ramp else {}), "prediction_type": PREDICTIONS}, (1, 10),
                    options=({}, {"order": 1}, {"order": 2}, {"order": 3})) for ramp in (None, *RAMPS)),
         ),
+        orders=[claim for k in (1, 2, 3, 4) for claim in _to_the_level_before_the_last(k, {"order": k}, given=k - 1)],
         exact={**EXACT, "use_karras_sigmas": (False, True)},
         exact_options=({}, {"order": 1}, {"order": 2}, {"order": 5}),
     ),
@@ -227,6 +329,7 @@ PLANS: dict[str, Plan] = {
                 for p, is_ in (("epsilon", 2), ("sample", 2), ("v_prediction", 1)) for skip in (False, True)],
         exact={**EXACT, "prediction_type": ("epsilon", "sample"), "skip_prk_steps": (False, True),
                "set_alpha_to_one": (False, True)},
+        lags_midway=True,
     ),
     "TCDScheduler": Plan(
         grids=(
@@ -269,7 +372,7 @@ PLANS |= {
         differs=_deis_differs,
         orders=[Order({"solver_order": k, "use_exponential_sigmas": True, "prediction_type": p}, k)
                 for k in (1, 2) for p in PREDICTIONS]
-        + [Order({"solver_order": 3, "use_exponential_sigmas": True}, 3, (16, 32, 64))],
+        + [Order({"solver_order": 3, "use_exponential_sigmas": True}, 3, (128, 256, 512), given=2)],
         exact=EXACT_LAMBDA,
     ),
     "DPMSolverMultistepScheduler": Plan(
@@ -335,6 +438,133 @@ PLANS |= {
                "rescale_betas_zero_snr": (False, True), "disable_corrector": ([], [0, 3])},
     ),
 }
+
+FLOW = {"use_flow_sigmas": (True,), "prediction_type": ("flow_prediction",)}
+GIVEN_FLOW = ({"sigmas": [0.95, 0.7, 0.3]}, {"num_inference_steps": 3, "sigmas": [1.0, 0.7, 0.3]},
+              {"sigmas": [0.95, 0.7, 0.3], "timesteps": [951, 700, 300]})
+WITH_MU = ({"num_inference_steps": 7, "mu": 1.3},)
+OF_FLOW = (
+    Grid({"shift": (1.0, 3.0), "num_train_timesteps": (100, 1000)}, COUNTS),
+    Grid({"use_dynamic_shifting": (True,), "time_shift_type": ("exponential", "linear"), "shift_terminal": (None, 0.1)},
+         given=WITH_MU),
+    *(Grid({ramp: (True,), "shift": (3.0,), "shift_terminal": (None, 0.02)}, (7,)) for ramp in RAMPS),
+    Grid({"shift": (1.0, 3.0)}, given=GIVEN_FLOW), Grid({}, given=({"timesteps": [950, 700, 300]},)),
+)
+PLANS |= {
+    "FlowMatchEulerDiscreteScheduler": Plan(
+        grids=(
+            *OF_FLOW, Grid({"invert_sigmas": (True,), "shift": (1.0, 3.0), "use_karras_sigmas": (False, True)}, (1, 7)),
+            Grid({"stochastic_sampling": (True,), "shift": (1.0, 3.0), "use_beta_sigmas": (False, True)}, (1, 7)),
+        ),
+        orders=[Order({"shift": shift}, 1) for shift in (1.0, 3.0)],
+        exact={"shift": (1.0, 3.0), "stochastic_sampling": (False, True), "use_karras_sigmas": (False, True)},
+        kind=lambda _: "flow_prediction",
+    ),
+    "FlowMatchHeunDiscreteScheduler": Plan(
+        grids=(OF_FLOW[0], Grid({"shift": (1.0, 3.0)}, (2, 10), options=CHURN[:2]),
+               Grid({"shift": (3.0,)}, options=({"s_churn": 5.0, "s_tmin": 0.2, "s_tmax": 0.9, "s_noise": 1.1},))),
+        orders=[Order({"shift": 1.0}, 2, (8, 16, 32, 64))],
+        exact={"shift": (1.0, 3.0)},
+        kind=lambda _: "flow_prediction",
+    ),
+    "FlowMatchLCMScheduler": Plan(
+        grids=OF_FLOW,
+        exact={"shift": (1.0, 3.0), "use_karras_sigmas": (False, True)},
+        kind=lambda _: "flow_prediction",
+    ),
+}
+for _name, _ends in (("DPMSolverMultistepScheduler", ("zero", "sigma_min")), ("UniPCMultistepScheduler", ("zero",)),
+                     ("DPMSolverSinglestepScheduler", ("zero", "sigma_min"))):
+    PLANS[_name] = replace(PLANS[_name], grids=(
+        *PLANS[_name].grids,
+        Grid({**FLOW, "flow_shift": (1.0, 3.0), "solver_order": (1, 2, 3), "final_sigmas_type": _ends}, (1, 7, 20)),
+        Grid({**FLOW, "use_dynamic_shifting": (True,)}, given=WITH_MU),
+    ))
+PLANS["UniPCMultistepScheduler"] = replace(PLANS["UniPCMultistepScheduler"], grids=(
+    *PLANS["UniPCMultistepScheduler"].grids,
+    Grid({**FLOW, "shift_terminal": (0.1, 0.02), "flow_shift": (1.0, 3.0)}, (4, 7)),
+    Grid({**FLOW, "use_karras_sigmas": (True,), "sigma_max": (None, 80.0), "sigma_min": (None, 0.02)}, (7,)),
+    Grid({**FLOW, "use_dynamic_shifting": (True,), "time_shift_type": ("linear",)}, given=WITH_MU),
+    Grid({**FLOW, "flow_shift": (1.0, 3.0)}, given=({"sigmas": np.array([1.0, 0.75, 0.5, 0.25])},)),
+    *(Grid({ramp: (True,), "sigma_max": (None, 10.0), "sigma_min": (0.1,), **ENDS}, (7,)) for ramp in RAMPS),
+))
+
+
+def _one_of_a_ramp(config: Entries, steps: int) -> bool:
+    """Where the peer's one level of a ramp is also where the trajectory ends."""
+    return steps == 1 and any(config.get(ramp) for ramp in RAMPS)
+
+
+@dataclass(frozen=True)
+class Always:
+    """A `tau_func` with a name that is the same in every process."""
+
+    value: float
+
+    def __call__(self, timestep: float) -> float:
+        return self.value
+
+
+TAUS = (None, Always(0.0), Always(0.5))
+DATA_OR_NOISE = {"algorithm_type": ("data_prediction", "noise_prediction")}
+SEEDED = {"noise_sampler_seed": (7,)}
+OF_TRIGONOMETRY = np.sin(np.linspace(0.9, 0, 13) * np.pi / 2) ** 2
+PLANS |= {
+    "DPMSolverMultistepInverseScheduler": Plan(
+        grids=(
+            Grid(SPACED, COUNTS), Grid(BETAS), Grid(SHORT), Grid(TRAINED), Grid(THRESHOLD),
+            Grid({"algorithm_type": ("dpmsolver++", "dpmsolver"), "solver_type": ("midpoint", "heun"), "solver_order": (1, 2, 3),
+                  "lower_order_final": (False, True), "euler_at_final": (False, True)}, (10,)),
+            *(Grid({"solver_order": (1, 2, 3), ramp: (True,)}, (7, 20)) for ramp in RAMPS),
+            Grid({"lambda_min_clipped": (-5.1, -3.0), "beta_schedule": ("squaredcos_cap_v2",), "timestep_spacing": SPACINGS}),
+        ),
+        differs=lambda config, steps: _repeats(config, steps) or _one_of_a_ramp(config, steps)
+        or _goes_nowhere({**config, "final_sigmas_type": "sigma_min"}, steps),
+        exact={key: values for key, values in EXACT_LAMBDA.items() if key != "lower_order_final"},
+        rising=True,
+    ),
+    "DPMSolverSDEScheduler": Plan(
+        grids=(
+            Grid({**SPACED, **SEEDED, "prediction_type": NO_SAMPLE}, (1, 2, 10, 50)), Grid({**BETAS, **SEEDED}),
+            Grid({**SHORT, **SEEDED, "prediction_type": NO_SAMPLE}), Grid({**TRAINED, **SEEDED}),
+            *(Grid({ramp: (True,), **SEEDED, "timestep_spacing": SPACINGS}, (1, 5, 10)) for ramp in RAMPS),
+            Grid({"noise_sampler_seed": (0, 2**40)}, options=({"s_noise": 1.1}, {"s_noise": 0.0})),
+            Grid(SEEDED, given=({"num_inference_steps": 4, "num_train_timesteps": 500},)),
+        ),
+        stochastic=[({"prediction_type": p, "use_karras_sigmas": True}, {}) for p in PREDICTIONS],
+        exact={**EXACT, "use_karras_sigmas": (False, True)},
+    ),
+    "IPNDMScheduler": Plan(
+        grids=(Grid({"num_train_timesteps": (1000, 100)}, (*COUNTS, 100)),
+               Grid({"trained_betas": (OF_TRIGONOMETRY.tolist(),)}, (12,))),
+        differs=lambda config, steps: steps == 1,
+        orders=[Order({}, 2, (16, 32, 64, 128), given=3)],  # its weights are those of even steps, and its steps are not even
+        exact={"trained_betas": (OF_TRIGONOMETRY.tolist(),)},  # from some signal: without any, the clean sample counts as 0
+        kind=lambda _: "v_prediction",
+    ),
+    "SASolverScheduler": Plan(
+        grids=(
+            Grid(SPACED, COUNTS), Grid(BETAS), Grid(SHORT), Grid(TRAINED), Grid(THRESHOLD),
+            Grid({"predictor_order": (1, 2, 3), "corrector_order": (1, 2, 3), "tau_func": TAUS[:2],
+                  **DATA_OR_NOISE}, (8,)),
+            Grid({"predictor_order": (2, 4), "corrector_order": (2, 3), "tau_func": TAUS[2:], "lower_order_final": (False, True),
+                  "prediction_type": NO_SAMPLE, **DATA_OR_NOISE}, (8,)),
+            *(Grid({ramp: (True,), **DATA_OR_NOISE}, (7, 20)) for ramp in RAMPS),
+            Grid({"lambda_min_clipped": (-5.1, -3.0), "beta_schedule": ("squaredcos_cap_v2",), "timestep_spacing": SPACINGS}),
+        ),
+        differs=lambda config, steps: _repeats(config, steps) or _one_of_a_ramp(config, steps),
+        orders=[Order({"predictor_order": k, "corrector_order": k, "tau_func": TAUS[1], "algorithm_type": a,
+                       "use_exponential_sigmas": True}, k, (64, 128, 256, 512))
+                for k, a in ((1, "data_prediction"), (2, "data_prediction"), (2, "noise_prediction"))],
+        stochastic=[({"tau_func": Always(1.0), "algorithm_type": a, "use_karras_sigmas": True, "prediction_type": p}, {})
+                    for a in DATA_OR_NOISE["algorithm_type"] for p in NO_SAMPLE],
+        exact={**{key: values for key, values in EXACT_LAMBDA.items() if key != "solver_order"}, "tau_func": TAUS,
+               "predictor_order": (1, 2, 3), "corrector_order": (1, 2, 3)},
+    ),
+}
+for _name in ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"):
+    PLANS[_name] = replace(PLANS[_name], grids=(
+        *PLANS[_name].grids, Grid({}, given=({"num_inference_steps": 4, "num_train_timesteps": 500},))))
 
 
 def cases() -> list[Case]:

@@ -30,13 +30,13 @@ def tables(draw: st.DrawFn, name: str) -> tuple[Table, str]:
     """A table of any config, count, options and start for which rows are exact."""
     plan = PLANS[name]
     config: dict[str, Any] = {key: draw(st.sampled_from(values)) for key, values in plan.exact.items()}
-    zero_snr, kind = config.get("rescale_betas_zero_snr"), config["prediction_type"]
+    zero_snr, kind = config.get("rescale_betas_zero_snr"), make(name, **config).config.get("prediction_type", "epsilon")
     assume(not (zero_snr and kind == "epsilon"))  # no signal at the start: the noise says nothing of the picture
-    steps = draw(st.integers(1, 60))
+    steps = draw(st.integers(1, min(60, len(make(name)))))
     options = draw(st.sampled_from(plan.exact_options))
     table = make(name, **config).table(steps, **options)
-    begin = draw(st.integers(0, len(table) - 1))
-    return make(name, **config).table(steps, begin=begin, **options), kind
+    begin = 0 if plan.lags_midway else draw(st.integers(0, len(table) - 1))
+    return make(name, **config).table(steps, begin=begin, **options), plan.kind(kind)
 
 
 def check(table: Table, kind: str, picture: float) -> None:

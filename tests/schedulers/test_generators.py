@@ -11,7 +11,9 @@ from .cases import Case, make, takes, trajectory
 from .plans import PLANS
 
 STOCHASTIC = {name: plan.stochastic[0] for name, plan in PLANS.items() if plan.stochastic}
-STOCHASTIC |= dict.fromkeys(("LCMScheduler", "TCDScheduler"), ({}, {}))  # of distilled models, no solvers of the process
+STOCHASTIC |= dict.fromkeys(
+    ("CMStochasticIterativeScheduler", "FlowMatchLCMScheduler", "LCMScheduler", "SCMScheduler", "TCDScheduler"), ({}, {})
+)  # of distilled models, no solvers of the process
 LEARNED = ("DDPMScheduler", ({"variance_type": "learned_range"}, {}))
 by_class = pytest.mark.parametrize(("name", "how"), [*STOCHASTIC.items(), LEARNED], ids=[*STOCHASTIC, "LearnedVariance"])
 

@@ -8,15 +8,15 @@ import torch
 
 import calotype.schedulers as ours
 
-from .cases import make
-from .plans import every_class
+from .cases import calls, make
+from .plans import every_class, with_betas
 
 X0, NOISE = torch.randn(2, 3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 EULER = [{}, {"use_karras_sigmas": True}, {"use_exponential_sigmas": True, "sigma_max": 50.0}, {"timestep_spacing": "leading"},
          {"interpolation_type": "log_linear"}, {"timestep_type": "continuous", "prediction_type": "v_prediction"}]
 
 
-@every_class
+@with_betas
 @pytest.mark.parametrize("times", [[999, 500, 0], [1, 1, 998], [7]], ids=str)
 def test_training_noise_equals_oracle(name, times, oracle):
     """Before `set_timesteps`: any training timestep, one for each sample or one for all."""
@@ -51,12 +51,12 @@ def test_samples_have_the_level_of_their_row(name):
     scheduler = make(name)
     scheduler.set_timesteps(9)
     levels = scheduler.table(9).levels
-    for i, t in enumerate(scheduler.timesteps):
+    for i, t in enumerate(calls(scheduler)):
         expected = levels.alpha[i] * X0 + levels.sigma[i] * NOISE
         torch.testing.assert_close(scheduler.add_noise(X0, NOISE, t), expected.float(), rtol=1e-4, atol=1e-4)
 
 
-@every_class
+@with_betas
 def test_timesteps_between(name):
     """Training at float timesteps: levels are interpolated, and meet at whole ones."""
     scheduler = make(name)
@@ -75,7 +75,7 @@ def test_velocity_equals_oracle(name, oracle):
     torch.testing.assert_close(mine, reference, rtol=1e-5, atol=1e-5)
 
 
-@every_class
+@with_betas
 def test_velocity_is_what_v_prediction_reads(name):
     """A model that says the target of training is read as the clean sample it was trained on."""
     config = {"prediction_type": "v_prediction", **({"clip_sample": False} if "clip_sample" in make(name).config else {})}
@@ -92,11 +92,27 @@ def test_velocity_is_what_v_prediction_reads(name):
     torch.testing.assert_close(scheduler.step(velocity, t, noised).pred_original_sample, X0, rtol=1e-3, atol=1e-3)
 
 
-@every_class
+@with_betas
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_dtype_is_kept(name, dtype):
     noised = make(name).add_noise(X0.to(dtype), NOISE.to(dtype), torch.tensor([5, 500, 900]))
     assert noised.dtype == dtype and noised.isfinite().all()
+
+
+@pytest.mark.parametrize("name", [
+    "CMStochasticIterativeScheduler", "CosineDPMSolverMultistepScheduler", "EDMDPMSolverMultistepScheduler",
+    "EDMEulerScheduler"])
+@pytest.mark.parametrize("steps", [None, 7])
+def test_noise_at_timesteps_of_the_list_equals_oracle(name, steps, oracle):
+    """Of models that were trained at levels and not over betas: before `set_timesteps` and after."""
+    samples = []
+    for library in (oracle, ours):
+        scheduler = getattr(library, name)()
+        if steps:
+            scheduler.set_timesteps(steps)
+        samples.append(scheduler.add_noise(X0, NOISE, scheduler.timesteps[[0, 3, 5]]))
+    torch.testing.assert_close(samples[1], samples[0], rtol=1e-5, atol=1e-5)
+    assert make(name).add_noise(X0.half(), NOISE.half(), make(name).timesteps[[0, 3, 5]]).dtype == torch.float16
 
 
 def test_levels_of_each_sample_are_its_own():

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from .cases import make, network, trajectory
-from .plans import PLANS, every_class
+from .cases import calls, make, network, trajectory
+from .gaussian import best_output
+from .plans import PLANS, every_class, with_betas
 
 X = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 
@@ -35,9 +36,9 @@ def test_a_second_generation_is_like_the_first(name, steps):
     assert same(trajectory(scheduler, x=X), first)
     scheduler.set_timesteps(steps)
     assert same(trajectory(scheduler, x=X), first)
-    trajectory(scheduler, x=X * 2, timesteps=scheduler.timesteps[: steps // 2])  # left in the middle
+    trajectory(scheduler, x=X * 2, timesteps=calls(scheduler)[: steps // 2])  # left in the middle
     assert same(trajectory(scheduler, x=X), first)
-    midway, fresh = scheduler.timesteps[steps // 2 :], ready(name, steps, **config)
+    midway, fresh = calls(scheduler)[steps // 2 :], ready(name, steps, **config)
     assert same(trajectory(scheduler, x=X, timesteps=midway), trajectory(fresh, x=X, timesteps=midway))
     scheduler.set_timesteps(steps + 3)
     assert len(trajectory(scheduler, x=X)) != len(first)
@@ -48,7 +49,7 @@ def test_timesteps_of_any_kind(name):
     """An int, a float, a NumPy scalar, a tensor without dimensions or with one element: all are the timestep."""
     scheduler = ready(name)
     first = trajectory(scheduler, x=X)
-    times = scheduler.timesteps
+    times = calls(scheduler)
     kinds = [list(times), times.tolist(), [float(t) for t in times], list(times.numpy()), [t[None] for t in times],
              list(times.double()), [np.float64(t) for t in times]]
     for timesteps in kinds:
@@ -73,11 +74,13 @@ def test_what_a_step_returns(name):
 
 @every_class
 def test_predicted_clean_sample_is_the_models(name):
-    """`pred_original_sample` inverts `add_noise`, if the model says the noise."""
-    scheduler = ready(name, **({"clip_sample": False} if "clip_sample" in make(name).config else {}))
+    """`pred_original_sample` inverts `add_noise`, if the model knows the noise."""
+    scheduler = ready(name, **{clips: False for clips in ("clip_sample", "clip_denoised") if clips in make(name).config})
     t, noise = scheduler.timesteps[2], torch.randn(2, 3, 4, 4)
     noised = scheduler.add_noise(X, noise, t[None].expand(2))
-    predicted = scheduler.step(noise, t, noised).pred_original_sample
+    kind = PLANS[name].kind(scheduler.config.get("prediction_type", "epsilon"))
+    output = best_output(scheduler.table(8), 2, noised, kind, mean=X, spread=0.0)
+    predicted = scheduler.step(output, t, noised).pred_original_sample
     torch.testing.assert_close(predicted, X, rtol=1e-3, atol=1e-3)
 
 
@@ -94,7 +97,7 @@ def test_inputs_are_left_alone(name):
 def test_step_index_follows(name):
     scheduler = ready(name)
     assert scheduler.step_index is None and scheduler.begin_index is None
-    for i, t in enumerate(scheduler.timesteps):
+    for i, t in enumerate(calls(scheduler)):
         scheduler.step(X, t, X)
         assert scheduler.step_index == i
     scheduler.set_timesteps(8)
@@ -105,11 +108,11 @@ def test_step_index_follows(name):
 def test_begin_index(name):
     """Image-to-image: a start that is told is the start that is found; `set_timesteps` forgets it."""
     scheduler = ready(name, **({"skip_prk_steps": True} if name == "PNDMScheduler" else {}))
-    found = trajectory(scheduler, x=X, timesteps=scheduler.timesteps[4:])
+    found = trajectory(scheduler, x=X, timesteps=calls(scheduler)[4:])
     scheduler.set_timesteps(8)
     scheduler.set_begin_index(4)
     assert scheduler.begin_index == 4
-    assert same(trajectory(scheduler, x=X, timesteps=scheduler.timesteps[4:]), found)
+    assert same(trajectory(scheduler, x=X, timesteps=calls(scheduler)[4:]), found)
     scheduler.set_timesteps(8)
     assert scheduler.begin_index is None
 
@@ -118,11 +121,12 @@ def test_begin_index(name):
 def test_scaling_of_inputs(name):
     """Samples that grow with the noise are scaled to unit variance for the model; others pass as they are."""
     scheduler = ready(name)
-    for row, t in enumerate(scheduler.timesteps):
+    deviation = scheduler.config.get("sigma_data", 1.0)
+    for row, t in enumerate(calls(scheduler)):
         scaled = scheduler.scale_model_input(X, t)
         if scheduler.input_is_ve:
             sigma = torch.tensor(scheduler.table(scheduler.num_inference_steps).levels.sigma[row]).float()
-            torch.testing.assert_close(scaled, X / (sigma**2 + 1).sqrt())
+            torch.testing.assert_close(scaled, X / (sigma**2 + deviation**2).sqrt())
         else:
             assert scaled is X
         scheduler.step(network(scaled, t, scheduler.config), t, X)
@@ -145,7 +149,7 @@ def test_copies_are_independent(name):
     assert same(trajectory(fresh, x=X), first) and fresh.config == scheduler.config
 
 
-@every_class
+@with_betas
 def test_length_and_attributes(name):
     """What people read off a scheduler."""
     scheduler = make(name, num_train_timesteps=200)
@@ -167,6 +171,12 @@ def test_default_dtype_does_not_matter(name):
         assert torch.allclose(trajectory(ready(name), x=X)[-1], expected[-1])
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(PLANS) if "beta_end" not in make(name).config])
+def test_length_without_betas(name):
+    assert len(make(name, num_train_timesteps=200)) == 200 and make(name).num_inference_steps is None
+    assert ready(name, 10).num_inference_steps == 10 == -(-len(calls(ready(name, 10))) // make(name).order)
 
 
 def test_every_class_is_planned():

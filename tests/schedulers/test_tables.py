@@ -14,7 +14,7 @@ from calotype.schedulers.noise import Levels
 from calotype.schedulers.prediction import PREDICTION_TYPES, read_prediction
 from calotype.schedulers.table import Row, Table
 
-from .cases import make, network
+from .cases import calls, make, network
 from .plans import PLANS, every_class
 
 quick = settings(max_examples=150, deadline=None, derandomize=True)
@@ -48,7 +48,8 @@ def direct(rows: list[Row], kind: str, memory: str, bound: float | None, outputs
     levels, xs, ms = falling_levels(len(rows)), [], []
     for i, row in enumerate(rows):
         a, s, out = levels.alpha[i], levels.sigma[i], outputs[i]
-        x0 = {"epsilon": (x - s * out) / a, "sample": out, "v_prediction": a * x - s * out}[kind]
+        x0 = {"epsilon": (x - s * out) / a, "sample": out, "v_prediction": a * x - s * out,
+              "flow_prediction": (x - s * out) / (a + s)}[kind]
         raw = (x - a * x0) / s
         if bound is not None:
             x0 = x0.clamp(-bound, bound)
@@ -136,16 +137,16 @@ def test_table_equals_a_loop_of_ones_own(name):
     scheduler = make(name)
     scheduler.set_timesteps(9)
     table, x = scheduler.table(9), torch.randn(1, 3, 4, 4)
-    assert torch.equal(table.timesteps, scheduler.timesteps)
+    assert torch.equal(table.timesteps, calls(scheduler))
     assert table.init_noise_sigma == scheduler.init_noise_sigma
     state, one, two = table.new_state(), x, x
-    for i, t in enumerate(scheduler.timesteps):
+    for i, t in enumerate(calls(scheduler)):
         output = network(scheduler.scale_model_input(one, t), t, scheduler.config)
         torch.testing.assert_close(scheduler.scale_model_input(one, t), one * table.input_scale[i])
         torch.manual_seed(i)
         one = scheduler.step(output, t, one).prev_sample
         torch.manual_seed(i)
-        two = table.step(i, output, two, state, torch.randn(x.shape) if table.draws_noise(i) else None)
+        two = table.step(i, output, two, state, table.draw(i, two, None, two.dtype, state))
         assert torch.equal(one, two)
 
 
@@ -186,3 +187,37 @@ def test_entering_midway_begins_a_fresh_history(name):
         assert len(list(generation(part, scheduler.config, 0))) == len(whole) - begin
     if PLANS[name].orders and not whole.slots:  # without a history a row is the same
         assert scheduler.table(10, begin=5).steps == whole.steps[5:]
+
+
+TWO_CALLS = ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "DPMSolverSDEScheduler",
+             "FlowMatchHeunDiscreteScheduler")
+
+
+@every_class
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 10])
+def test_steps_are_told_from_model_calls(name, steps):
+    """As many calls end a step as steps were asked for, and the last does."""
+    table = make(name).table(steps)
+    assert (len(table.ends_step), sum(table.ends_step), table.ends_step[-1]) == (len(table), steps, True)
+    if name in TWO_CALLS:
+        assert table.ends_step == [False, True] * (steps - 1) + [True]
+
+
+def test_the_steps_of_pndm():
+    """Four calls in each of three Runge-Kutta steps; or a repeated call in the first step."""
+    runge_kutta, repeated = make("PNDMScheduler").table(10), make("PNDMScheduler", skip_prk_steps=True).table(10)
+    assert runge_kutta.ends_step == [False, False, False, True] * 3 + [True] * 7
+    assert repeated.ends_step == [False] + [True] * 10
+
+
+def test_steps_are_told_from_model_calls_midway():
+    """Entered at the second call of a step, a step begins there."""
+    for name in TWO_CALLS:
+        for begin in range(19):
+            ends = make(name).table(10, begin=begin).ends_step
+            assert ends == [row % 2 == 1 or row == 18 for row in range(begin, 19)]
+    for begin, left in ((4, 9), (8, 8)):
+        assert sum(make("PNDMScheduler").table(10, begin=begin).ends_step) == left
+    for config in ({}, {"skip_prk_steps": True}):
+        scheduler = make("PNDMScheduler", **config)
+        assert all(scheduler.table(10, begin=begin).ends_step[-1] for begin in range(len(scheduler.table(10))))

@@ -23,7 +23,7 @@ def test_equals_oracle(case: Case, oracle):
     assert mine.timesteps.dtype == theirs.timesteps.dtype
     torch.testing.assert_close(mine.timesteps, theirs.timesteps, rtol=1e-5, atol=1e-4)
     assert theirs.num_inference_steps in (mine.num_inference_steps, None)  # the peer's DDPM forgets it
-    assert float(mine.init_noise_sigma) == pytest.approx(float(theirs.init_noise_sigma), rel=1e-5)
+    assert float(mine.init_noise_sigma) == pytest.approx(float(getattr(theirs, "init_noise_sigma", 1.0)), rel=1e-5)
     if hasattr(theirs, "sigmas"):
         expected = theirs.sigmas[: len(mine.timesteps) + 1]  # log_linear: see test_differences.py
         allowed = 2e-5 * mine.sigmas
@@ -39,8 +39,9 @@ def test_equals_oracle(case: Case, oracle):
 
 def test_there_are_hundreds_of_cases():
     """A plan that lists nothing would test nothing."""
-    assert len(cases()) > 600
-    assert all(any(case.name == name for case in cases()) for name in PLANS)
+    names = [case.name for case in cases()]
+    assert len(names) > 600
+    assert set(names) == PLANS.keys()
 
 
 @every("case", [Case("DDPMScheduler", {"variance_type": kind}) for kind in ("fixed_small", "fixed_large", "learned_range")])
@@ -54,17 +55,14 @@ def test_ddpm_steps_at_training_timesteps(case: Case, oracle):
         torch.testing.assert_close(mine, reference, rtol=1e-4, atol=1e-5)
 
 
-@every("name", ["DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler"])
+@every("name", ["DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler", "PNDMScheduler"])
 @pytest.mark.parametrize("told", [False, True], ids=["found", "told"])
 def test_image_to_image_start(name: str, told: bool, oracle):
-    """A loop entered midway, its start found by the timestep or told by `set_begin_index`, with all options of `step`.
-
-    PNDM is left out: the peer's takes a start midway for the repeated call that it is not.
-    """
+    """A loop entered midway, its start found by the timestep or told by `set_begin_index`, with all options of `step`."""
     options = {"EulerDiscreteScheduler": {"s_churn": 3.0}, "DDIMScheduler": {"eta": 0.7}}.get(name, {})
     results = []
     for library in (oracle, ours):
-        scheduler = getattr(library, name)()
+        scheduler = getattr(library, name)(**({"skip_prk_steps": True} if name == "PNDMScheduler" else {}))
         scheduler.set_timesteps(10)
         if told and hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(4)
@@ -74,10 +72,12 @@ def test_image_to_image_start(name: str, told: bool, oracle):
         torch.testing.assert_close(mine, reference, rtol=1e-4, atol=1e-4 * float(reference.abs().max()))
 
 
-@every("name", sorted(PLANS))
+@every("name", sorted(PLANS.keys() - {"SCMScheduler"}))  # the peer's takes no number but 2 alone
 def test_many_steps(name: str, oracle):
     """As many steps as training had: every level. (The peer's Runge-Kutta steps have no middle then.)"""
-    case = Case(name, {"num_train_timesteps": 50, **({"skip_prk_steps": True} if name == "PNDMScheduler" else {})}, 50)
+    needed = {"PNDMScheduler": {"skip_prk_steps": True}, "DPMSolverSDEScheduler": {"noise_sampler_seed": 7}}
+    count = 49 if name == "DPMSolverMultistepInverseScheduler" else 50  # the peer's leaves out what would repeat
+    case = Case(name, {"num_train_timesteps": 50, **needed.get(name, {})}, count)
     (_, reference), (_, samples) = case.run(oracle), case.run(ours)
     for expected, mine in zip(reference, samples, strict=True):
         if expected.isfinite().all():  # the peer's solvers in log-SNR meet one timestep twice, and divide by nothing

@@ -8,23 +8,22 @@ for models trained on a list of betas, in `betas.py`. `table` is pure, and is wh
 from __future__ import annotations
 
 import inspect
-import os
+import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ..config import Configured
 from ..outputs import Output
-from ..randomness import Generators, randn
+from ..randomness import Generators
 from ..words import check_choice, check_keywords
+from .files import SchedulerMixin
 from .noise import Array, Levels
 from .prediction import PREDICTION_TYPES, Prediction, make_clip, read_prediction
 from .table import Memory, Row, State, Table
-
-_Self = TypeVar("_Self", bound="Scheduler")
 
 
 @dataclass
@@ -40,12 +39,17 @@ class SchedulerOutput(Output):
     pred_original_sample: Tensor | None = None
 
 
-class Scheduler(Configured):
-    """Base of all schedulers."""
+def checked_steps(steps: Any, most: int | None = None) -> int:
+    """`num_inference_steps`, if it is a whole number from 1 to `most`."""
+    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or not 1 <= steps <= (most or steps):
+        allowed = f"from 1 to {most}, the number of training timesteps" if most else "of at least 1"
+        raise ValueError(f"num_inference_steps is {steps!r}, but must be a whole number {allowed}")
+    return int(steps)
 
-    config_name = "scheduler_config.json"
-    order: ClassVar[int] = 1
-    """Model calls a step, where all steps have as many."""
+
+class Scheduler(SchedulerMixin):
+    """Base of all schedulers that are tables."""
+
     memory: Memory = "x0"
     """What rows mix of a model output: the clean sample, the noise, or the output as it is."""
 
@@ -80,9 +84,12 @@ class Scheduler(Configured):
     sigmas_name_the_end: ClassVar[bool] = True
     """The last of a caller's `sigmas` is where the trajectory ends, and not the last level at which the model is asked."""
 
+    prediction_types: ClassVar[tuple[str, ...]] = PREDICTION_TYPES
+    """What a model may predict."""
+
     def prediction(self, levels: Levels) -> Prediction:
         """How the model's output is read at each level."""
-        return read_prediction(self.config.prediction_type, levels)
+        return read_prediction(self.config.get("prediction_type", self.prediction_types[0]), levels)
 
     # -- tables -------------------------------------------------------------------------------------------------------
 
@@ -93,7 +100,7 @@ class Scheduler(Configured):
             training: the trajectory before `set_timesteps`.
             most_steps: the number of levels that the model was trained at, where they are finitely many.
         """
-        check_choice("prediction_type", self.config.get("prediction_type", "epsilon"), PREDICTION_TYPES)
+        check_choice("prediction_type", self.config.get("prediction_type", self.prediction_types[0]), self.prediction_types)
         self._clip = make_clip(self.config)  # now, while the config has no entries of other classes
         self._most_steps = most_steps
         self.num_inference_steps: int | None = None
@@ -108,13 +115,18 @@ class Scheduler(Configured):
         Args:
             num_inference_steps: how many steps, unless `timesteps` or `sigmas` say where they are.
             begin: the row at which the trajectory is entered (image-to-image).
-            **options: the solver's own (`eta`, `s_churn`, …).
+            **options: the solver's own (`eta`, `s_churn`, …, and what its `levels` takes: `mu` of flow models).
         """
+        where = {name: options.pop(name) for name in [*inspect.signature(self.levels).parameters][3:] if name in options}
         check_keywords(f"{type(self).__name__}.table", options, self.step_options())
-        levels = self._levels(num_inference_steps, timesteps, sigmas)
+        levels = self._levels(num_inference_steps, timesteps, sigmas, **where)
         if not 0 <= begin < len(levels):
             raise ValueError(f"begin is {begin}, but must be a row from 0 to {len(levels) - 1}")
-        return self._tabulate(levels.starting_at(begin), options)
+        table = self._tabulate(levels.starting_at(begin), options)
+        asked = next(len(given) for given in (timesteps, sigmas, range(num_inference_steps or 0)) if given is not None)
+        if len(levels) > asked:
+            table.count_steps()
+        return table
 
     def _tabulate(self, levels: Levels, options: dict[str, Any]) -> Table:
         return Table(
@@ -142,11 +154,7 @@ class Scheduler(Configured):
             if name == "timesteps" and not values[0] <= self.highest_timestep:
                 raise ValueError(f"timesteps must lie in [0, {self.highest_timestep:g}], and are {values.tolist()}")
             return self.levels(len(values), **{name: values}, **where)
-        most = self._most_steps or steps
-        if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or not 1 <= steps <= most:  # type: ignore[operator]
-            allowed = f"from 1 to {most}, the number of training timesteps" if self._most_steps else "of at least 1"
-            raise ValueError(f"num_inference_steps is {steps!r}, but must be a whole number {allowed}")
-        return self.levels(int(steps), **where)
+        return self.levels(checked_steps(steps, self._most_steps), **where)
 
     @property
     def highest_timestep(self) -> float:
@@ -155,7 +163,7 @@ class Scheduler(Configured):
 
     def input_scale(self, levels: Levels, row: int) -> float:
         """What the sample is multiplied by before the model sees it, in row `row`."""
-        return float(1 / np.hypot(levels.alpha[row], levels.sigma[row])) if self.input_is_ve else 1.0
+        return 1 / math.hypot(levels.alpha[row], levels.sigma[row]) if self.input_is_ve else 1.0
 
     def timesteps_of(self, levels: Levels, device: torch.device | str | None = None) -> Tensor:
         """[n] the model's timesteps as a tensor: whole numbers where the solver's are."""
@@ -172,12 +180,21 @@ class Scheduler(Configured):
     # -- loops of one's own -----------------------------------------------------------------------------------------
 
     def _place(self, levels: Levels, device: torch.device | str | None) -> None:
-        self._current = levels
+        self._current, self._times = levels, levels.timesteps.tolist()
         self.timesteps = self.timesteps_of(levels, device)
         self.init_noise_sigma = self.initial_noise_scale(levels)
         if self.input_is_ve or self.exposes_sigmas:
             self.sigmas = torch.from_numpy(self.sigmas_of(levels)).float()
         self._restart()
+
+    def _table_from(self, first: int, options: dict[str, Any]) -> Table:
+        """The table of the current levels from row `first` on; the last few are kept."""
+        key = (first, *options.values())
+        if key not in self._tables:
+            if len(self._tables) >= 8:
+                self._tables.clear()
+            self._tables[key] = self._tabulate(self._current.starting_at(first), options)
+        return self._tables[key]
 
     def _restart(self) -> None:
         self._row: int | None = None
@@ -199,7 +216,8 @@ class Scheduler(Configured):
         if num_inference_steps is not None and not (timesteps is None and sigmas is None):
             raise ValueError("give num_inference_steps, or timesteps or sigmas, not both")
         where = {name: value for name, value in where.items() if value is not None}
-        check_keywords(f"{type(self).__name__}.set_timesteps", where, inspect.signature(self.levels).parameters)
+        if where:  # to look at signatures takes time
+            check_keywords(f"{type(self).__name__}.set_timesteps", where, inspect.signature(self.levels).parameters)
         levels = self._levels(num_inference_steps, timesteps, sigmas, **where)
         self.num_inference_steps = num_inference_steps or -(-len(levels) // self.order)
         self._begin_index = None
@@ -243,12 +261,16 @@ class Scheduler(Configured):
         Raises:
             ValueError: there is none; says which there are.
         """
-        found = np.flatnonzero(np.isclose(self._current.timesteps, float(timestep), rtol=1e-6, atol=1e-4))
+        found = self._rows_at(float(timestep))
         if not len(found):
             listed = ", ".join(f"{t:g}" for t in self._current.timesteps[:8])
             raise ValueError(f"timestep {float(timestep):g} is not one of the scheduler's: {listed}, …")
-        opening = found[found % self.order == 0]
-        return int(opening[0] if len(opening) else found[0])
+        return int(min(found, key=lambda row: row % self.order > 0))
+
+    def _rows_at(self, timestep: float) -> NDArray[np.intp]:
+        """The rows whose timestep is nearest to `timestep`, if that is near."""
+        away = np.abs(self._current.timesteps - timestep)
+        return np.flatnonzero(away <= min(away.min(), 1e-3))
 
     def _enter(self, timestep: float | Tensor) -> int:
         """The row for a call at `timestep`: the next one, if it is that timestep's, else the first that is.
@@ -256,12 +278,10 @@ class Scheduler(Configured):
         A timestep on an accelerator is trusted to be the next one, since reading it would wait for the device.
         """
         following = self._begin_index or 0 if self._row is None else self._row + 1
-        known = not isinstance(timestep, Tensor) or timestep.device.type == "cpu"
-        if following < len(self._current) and self._row is not None and not known:
+        known = not isinstance(timestep, Tensor) or timestep.is_cpu
+        if following < len(self._times) and (self._times[following] == float(timestep) if known else self._row is not None):
             return following
-        if following < len(self._current) and abs(self._current.timesteps[following] - float(timestep)) < 1e-3:
-            return following
-        return self.index_for_timestep(timestep)
+        return following if following in self._rows_at(float(timestep)) else self.index_for_timestep(timestep)
 
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:
         """The sample as the model wants it, at `timestep`. To be called before every model call."""
@@ -281,18 +301,14 @@ class Scheduler(Configured):
             raise ValueError(f"call {type(self).__name__}.set_timesteps(num_inference_steps) before its step")
         row = self._enter(timestep)
         if self._state is None or row != (self._row or 0) + 1 or self._row is None:
-            self._tables, self._first, self._state = {}, row, None
-        key = tuple(options.values())
-        if key not in self._tables:
-            self._tables[key] = self._tabulate(self._current.starting_at(self._first), options)
-        table, i = self._tables[key], row - self._first
-        if self._state is None:
-            self._state = table.new_state()
-        if table.draws_noise(i) and noise is None:
-            noise = randn(sample.shape, generator, sample.device, output.dtype)
-        following = table.step(i, output, sample, self._state, noise)
-        self._row = row
+            self._first, self._state = row, None
+        table, i = self._table_from(self._first, options), row - self._first
+        self._state = table.new_state() if self._state is None else self._state
+        noise = table.draw(i, sample, generator, output.dtype, self._state) if noise is None else noise
         x0 = table.denoised(i, table.mean_output(output), sample) if return_dict or self.tells_x0 else None
+        following = table.step(i, output, sample, self._state, noise, x0)
+        self._row = row
+        x0 = x0 if x0 is None or x0.dtype is sample.dtype else x0.to(sample.dtype)
         if return_dict:
             return SchedulerOutput(following, x0)
         return (following, x0) if self.tells_x0 else (following,)
@@ -314,36 +330,11 @@ class Scheduler(Configured):
 
     # -- config -------------------------------------------------------------------------------------------------------
 
-    @classmethod
-    def from_pretrained(
-        cls: type[_Self], pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
-    ) -> _Self:
-        """Make a scheduler from the `scheduler_config.json` of a folder, a Hub repository or a bundled checkpoint.
-
-        `subfolder` says where in it; other keyword arguments replace config entries.
-        """
-        config, entries = cls.load_config(pretrained_model_name_or_path, return_unused_kwargs=True, **kwargs)
-        check_keywords(f"{cls.__name__}.from_pretrained", entries, cls._arguments())
-        return cls.from_config(config, **entries)
-
-    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
-        """Write `scheduler_config.json` into a folder."""
-        self.save_config(save_directory)
-
     @property
     def compatibles(self) -> list[type[Scheduler]]:
-        """The scheduler classes that this one's config can be given to."""
-        return _all_schedulers()
+        from . import ALL
 
-    @classmethod
-    def _known_elsewhere(cls) -> set[str]:
-        return {name for other in _all_schedulers() for name in other._arguments()}
+        return [*ALL]
 
     def __len__(self) -> int:
         return int(self.config.num_train_timesteps)
-
-
-def _all_schedulers() -> list[type[Scheduler]]:
-    from . import ALL
-
-    return [*ALL]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from ..config import register_to_config
 from .ddim import DDIMScheduler
 from .noise import Array, Levels
@@ -35,9 +33,7 @@ class DDIMInverseScheduler(DDIMScheduler):
         clip_sample_range: float = 1.0, timestep_spacing: str = "leading", rescale_betas_zero_snr: bool = False,
     ):
         self._prepare()
-        training = self.noise_schedule.training_levels(ve=False)
-        alpha, sigma = (np.append(falling[-2::-1], falling[0]) for falling in (training.alpha, training.sigma))
-        self._place(Levels(training.timesteps[::-1].copy(), alpha, sigma), None)
+        self._place(self.noise_schedule.training_levels(ve=False).turned(0), None)
 
     def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None) -> Levels:
         falling = super().levels(steps)

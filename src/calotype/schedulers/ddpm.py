@@ -102,11 +102,28 @@ class _LearnedVariance(Table):
     def mean_output(self, output: Tensor) -> Tensor:
         return output.chunk(2, dim=1)[0]
 
-    def step(self, i: int | Tensor, output: Tensor, x: Tensor, state: State, noise: Tensor | None = None) -> Tensor:
+    def step(
+        self, i: int | Tensor, output: Tensor, x: Tensor, state: State, noise: Tensor | None = None, x0: Tensor | None = None
+    ) -> Tensor:
         mean, said = output.chunk(2, dim=1)
         if noise is not None and self.in_range:  # Nichol & Dhariwal 2021, equation 15
             low, high = (bound[i].reshape(-1, *[1] * (said.ndim - 1)) for bound in self._bounds_on(said))
             noise = noise * torch.exp(0.5 * torch.lerp(low.expand_as(said), high.expand_as(said), (said + 1) / 2))
         elif noise is not None:
             noise = noise * said.clamp(min=0).sqrt()
-        return super().step(i, mean, x, state, noise)
+        return super().step(i, mean, x, state, noise, x0)
+
+
+class MeanAlone(Table):
+    """A table for models that learn the variance, which is the output's second half and passed over."""
+
+    def __init__(self, table: Table):
+        self.__dict__.update(table.__dict__)
+
+    def mean_output(self, output: Tensor) -> Tensor:
+        return output.chunk(2, dim=1)[0]
+
+    def step(
+        self, i: int | Tensor, output: Tensor, x: Tensor, state: State, noise: Tensor | None = None, x0: Tensor | None = None
+    ) -> Tensor:
+        return super().step(i, self.mean_output(output), x, state, noise, x0)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..config import register_to_config
-from ..words import check_choice
 from .lambdas import Integral, LambdaScheduler, lambdas, through, usable
 from .noise import Array, Levels
 from .table import Row
@@ -25,6 +24,9 @@ class DEISMultistepScheduler(LambdaScheduler):
 
     memory = "noise"
     placed_by = ()
+    _integral = Integral("noise")
+    algorithm_types = ("deis",)
+    solver_types = ("logrho",)
 
     @register_to_config
     def __init__(
@@ -37,12 +39,7 @@ class DEISMultistepScheduler(LambdaScheduler):
         timestep_spacing: str = "linspace", steps_offset: int = 0, use_dynamic_shifting: bool = False,
         time_shift_type: str = "exponential",
     ):
-        if algorithm_type in ("dpmsolver", "dpmsolver++"):
-            self.register_to_config(algorithm_type="deis")
-        if solver_type in ("midpoint", "heun", "bh1", "bh2"):
-            self.register_to_config(solver_type="logrho")
-        check_choice("algorithm_type", self.config.algorithm_type, ("deis",))
-        check_choice("solver_type", self.config.solver_type, ("logrho",))
+        self._settle_kinds()
         self._prepare()
 
     def _last(self, training: Array) -> float:
@@ -53,11 +50,11 @@ class DEISMultistepScheduler(LambdaScheduler):
 
         `rho = sigma / alpha`; since `log rho = -lambda`, this is the noise integral of `lambdas`, all moments exact.
         """
-        times, rows, integral = lambdas(levels), [], Integral("noise")
+        times, rows = lambdas(levels), []
         for i in range(len(levels)):
             few = self.config.lower_order_final and levels.begin + len(levels) < 15
             order = min(self.config.solver_order, len(levels) - i) if few else self.config.solver_order
             nodes = usable(times, i + 1, range(i, max(i - order, -1), -1))
-            moments = integral.moments(float(times[i + 1] - times[i]), len(nodes))
-            rows.append(integral.row(levels, i, i + 1, through(times, i, i + 1, nodes, moments)))
+            moments = self._integral.moments(float(times[i + 1] - times[i]), len(nodes))
+            rows.append(self._integral.row(levels, i, i + 1, through(times, i, i + 1, nodes, moments)))
         return rows

@@ -4,29 +4,55 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ..config import register_to_config
-from ..words import check_choice
+from .base import Scheduler
 from .lambdas import Integral, LambdaScheduler, lambdas, through, usable
 from .noise import Array, Levels
 from .table import Row
 
 INTEGRALS = {
     "dpmsolver": Integral("noise"), "dpmsolver++": Integral("x0"),
-    "sde-dpmsolver": Integral("noise", stochastic=True), "sde-dpmsolver++": Integral("x0", stochastic=True),
+    "sde-dpmsolver": Integral("noise", tau=1.0), "sde-dpmsolver++": Integral("x0", tau=1.0),
 }
 
 
 def moments_taken(integral: Integral, h: float, solver_type: str, order: int) -> list[float]:
-    """The moments of the powers 0, 1 and 2 as DPM-Solver takes them."""
-    exact = integral.moments(h, 3)
-    return [exact[0], exact[0] / 2 if solver_type == "midpoint" and order == 2 else exact[1], exact[2]]
+    """The moments of as many powers as `order` says, as DPM-Solver takes them."""
+    if solver_type == "midpoint" and order == 2:
+        (zeroth,) = integral.moments(h, 1)
+        return [zeroth, zeroth / 2]
+    return integral.moments(h, order)
 
 
-class DPMSolverMultistepScheduler(LambdaScheduler):
+class MultistepRows(Scheduler):
+    """The steps of DPM-Solver, for samples of any kind."""
+
+    _integral: Integral
+
+    def rows(self, levels: Levels, **options: Any) -> list[Row]:
+        """The integral with the polynomial through the last `order` outputs, the moments taken by `moments_taken`."""
+        times, rows = lambdas(levels), []
+        for i in range(len(levels)):
+            nodes = usable(times, i + 1, range(i, max(i - self._order(levels, i), -1), -1))
+            moments = moments_taken(self._integral, float(times[i + 1] - times[i]), self.config.solver_type, len(nodes))
+            if len(nodes) == 3 and not self._integral.tau:
+                moments[2] /= 2
+            rows.append(self._integral.row(levels, i, i + 1, through(times, i, i + 1, nodes, moments)))
+        return rows
+
+    def _order(self, levels: Levels, i: int) -> int:
+        config, left, few = self.config, len(levels) - i, levels.begin + len(levels) < 15
+        clean = config.get("final_sigmas_type") == "zero"
+        if left == 1 and (config.euler_at_final or clean or (config.lower_order_final and few)):
+            return 1
+        return min(config.solver_order, left) if config.lower_order_final and few else int(config.solver_order)
+
+
+class DPMSolverMultistepScheduler(MultistepRows, LambdaScheduler):
     """DPM-Solver++(2M) and its relatives (Lu et al. 2022b, algorithm 2). Order `solver_order`; for 3 see below.
 
     `solver_order=3` is of second order in general: its quadratic term has half the weight of the integral's, which was found by
@@ -46,6 +72,9 @@ class DPMSolverMultistepScheduler(LambdaScheduler):
         variance_type: `"learned"` or `"learned_range"`: a model whose output has a second half, which is passed over.
     """
 
+    algorithm_types: ClassVar[tuple[str, ...]] = ("dpmsolver++", "dpmsolver", "sde-dpmsolver", "sde-dpmsolver++")
+    solver_types = ("midpoint", "heun")
+
     @register_to_config
     def __init__(
         self, num_train_timesteps: int = 1000, beta_start: float = 0.0001, beta_end: float = 0.02,
@@ -59,12 +88,7 @@ class DPMSolverMultistepScheduler(LambdaScheduler):
         steps_offset: int = 0, rescale_betas_zero_snr: bool = False, use_dynamic_shifting: bool = False,
         time_shift_type: str = "exponential",
     ):
-        if algorithm_type == "deis":
-            self.register_to_config(algorithm_type="dpmsolver++")
-        if solver_type in ("logrho", "bh1", "bh2"):
-            self.register_to_config(solver_type="midpoint")
-        check_choice("algorithm_type", self.config.algorithm_type, INTEGRALS)
-        check_choice("solver_type", self.config.solver_type, ("midpoint", "heun"))
+        self._settle_kinds()
         self._integral = INTEGRALS[self.config.algorithm_type]
         self.memory = self._integral.of
         if self.memory == "noise" and final_sigmas_type == "zero":
@@ -73,20 +97,3 @@ class DPMSolverMultistepScheduler(LambdaScheduler):
 
     def _whole(self, times: Array) -> Array:
         return np.floor(times) if self.config.beta_schedule == "squaredcos_cap_v2" else super()._whole(times)
-
-    def rows(self, levels: Levels, **options: Any) -> list[Row]:
-        """The integral with the polynomial through the last `order` outputs, the moments taken by `moments_taken`."""
-        times, rows = lambdas(levels), []
-        for i in range(len(levels)):
-            nodes = usable(times, i + 1, range(i, max(i - self._order(levels, i), -1), -1))
-            moments = moments_taken(self._integral, float(times[i + 1] - times[i]), self.config.solver_type, len(nodes))
-            if len(nodes) == 3 and not self._integral.stochastic:
-                moments[2] /= 2
-            rows.append(self._integral.row(levels, i, i + 1, through(times, i, i + 1, nodes, moments)))
-        return rows
-
-    def _order(self, levels: Levels, i: int) -> int:
-        config, left, few = self.config, len(levels) - i, levels.begin + len(levels) < 15
-        if left == 1 and (config.euler_at_final or config.final_sigmas_type == "zero" or (config.lower_order_final and few)):
-            return 1
-        return min(config.solver_order, left) if config.lower_order_final and few else int(config.solver_order)

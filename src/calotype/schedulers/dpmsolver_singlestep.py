@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..config import register_to_config
-from ..words import check_choice
 from .dpmsolver_multistep import INTEGRALS, moments_taken
 from .lambdas import LambdaScheduler, lambdas, through, usable
 from .noise import Levels
@@ -31,6 +30,9 @@ class DPMSolverSinglestepScheduler(LambdaScheduler):
         variance_type: `"learned"` or `"learned_range"`: a model whose output has a second half, which is passed over.
     """
 
+    algorithm_types = ("dpmsolver++", "dpmsolver", "sde-dpmsolver++")
+    solver_types = ("midpoint", "heun")
+
     @register_to_config
     def __init__(
         self, num_train_timesteps: int = 1000, beta_start: float = 0.0001, beta_end: float = 0.02,
@@ -42,12 +44,7 @@ class DPMSolverSinglestepScheduler(LambdaScheduler):
         final_sigmas_type: str = "zero", lambda_min_clipped: float = -math.inf, variance_type: str | None = None,
         use_dynamic_shifting: bool = False, time_shift_type: str = "exponential",
     ):
-        if algorithm_type == "deis":
-            self.register_to_config(algorithm_type="dpmsolver++")
-        if solver_type in ("logrho", "bh1", "bh2"):
-            self.register_to_config(solver_type="midpoint")
-        check_choice("algorithm_type", self.config.algorithm_type, ("dpmsolver", "dpmsolver++", "sde-dpmsolver++"))
-        check_choice("solver_type", self.config.solver_type, ("midpoint", "heun"))
+        self._settle_kinds()
         self._integral = INTEGRALS[self.config.algorithm_type]
         self.memory = self._integral.of
         if self.memory == "noise" and final_sigmas_type == "zero":

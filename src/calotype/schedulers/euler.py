@@ -7,18 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from ..config import register_to_config
-from ..randomness import Generators
 from ..words import check_choice
 from .noise import Array, Levels, exponential_ramp
-from .prediction import read_prediction
+from .prediction import PREDICTION_TYPES, read_prediction
 from .table import Row
-from .ve import VEScheduler, ve_levels
+from .ve import ChurnedStep, VEScheduler, churned, ve_levels
 
 
-class EulerDiscreteScheduler(VEScheduler):
+class EulerDiscreteScheduler(ChurnedStep, VEScheduler):
     """Euler's method on `dx/dsigma = (x - x0) / sigma` (Karras et al. 2022, algorithm 2 without its correction). First order.
 
     Samples are variance-exploding: begin with noise times `init_noise_sigma` and call `scale_model_input`.
@@ -30,6 +28,7 @@ class EulerDiscreteScheduler(VEScheduler):
     """
 
     placed_by = ("timesteps", "sigmas")
+    prediction_types = (*PREDICTION_TYPES, "original_sample")  # another name of "sample", which the latent upscaler has
 
     @register_to_config
     def __init__(
@@ -71,28 +70,12 @@ class EulerDiscreteScheduler(VEScheduler):
         """
         x0_x = read_prediction(self.config.prediction_type, levels).x0_x
         rows = []
-        for i, (sigma, following) in enumerate(zip(levels.sigma[:-1], levels.sigma[1:], strict=True)):
-            churn = min(s_churn / (levels.begin + len(levels)), math.sqrt(2) - 1) if s_tmin <= sigma <= s_tmax else 0.0
-            lifted = sigma * (1 + churn)
-            fresh = s_noise * math.sqrt(lifted**2 - sigma**2)
+        for i, following in enumerate(levels.sigma[1:]):
+            lifted, fresh = churned(levels, i, s_churn, s_tmin, s_tmax, s_noise)
             ratio = following / lifted
             if self.config.prediction_type == "epsilon":
-                row = Row(x={i: 1.0}, raw_noise=following - lifted, noise=fresh)
+                rows.append(Row(x={i: 1.0}, raw_noise=following - lifted, noise=fresh))
             else:
-                row = Row(x={i: ratio}, m={i: 1 - ratio}, noise=fresh * (ratio + (1 - ratio) * x0_x[i]))
-            rows.append(row if churn > 0 else Row(row.x, row.m, row.raw_noise))
+                kept = ratio + (1 - ratio) * x0_x[i]
+                rows.append(Row(x={i: ratio}, m={i: 1 - ratio}, noise=None if fresh is None else fresh * kept))
         return rows
-
-    def step(  # type: ignore[override]
-        self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, s_churn: float = 0.0, s_tmin: float = 0.0,
-        s_tmax: float = math.inf, s_noise: float = 1.0, generator: Generators = None, return_dict: bool = True,
-    ) -> Any:
-        """The sample [B, …] at the next level.
-
-        Args:
-            s_churn: how much fresh noise is mixed in, over all steps; 0 is deterministic.
-            s_tmin, s_tmax: only at levels between these.
-            s_noise: the standard deviation of the fresh noise.
-        """
-        return self._step(model_output, timestep, sample, generator, return_dict,
-                          s_churn=s_churn, s_tmin=s_tmin, s_tmax=s_tmax, s_noise=s_noise)

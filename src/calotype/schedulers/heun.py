@@ -8,7 +8,7 @@ from typing import Any
 from ..config import register_to_config
 from .noise import Array, Levels
 from .table import Row
-from .ve import VEScheduler, euler_row, interleaved, ve_levels
+from .ve import VEScheduler, interleaved, starts_of_two, ve_levels
 
 
 class HeunDiscreteScheduler(VEScheduler):
@@ -31,17 +31,16 @@ class HeunDiscreteScheduler(VEScheduler):
     ):
         self._prepare()
 
-    def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None) -> Levels:
-        times, sigmas = self.noise_schedule.spaced_sigmas(self.config, steps, timesteps)
+    def levels(
+        self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None, num_train_timesteps: int | None = None
+    ) -> Levels:
+        times, sigmas = self.noise_schedule.spaced_sigmas(self.config, steps, timesteps, num_train_timesteps)
         return ve_levels(interleaved(times, times[1:]), interleaved(sigmas, sigmas[1:]))
 
     def rows(self, levels: Levels, **options: Any) -> list[Row]:
         """First `x₁ = x + h · noise`, then `x' = x + h · (noise + noise₁) / 2`, where `h = sigma' - sigma`."""
         rows = []
-        for i in range(len(levels)):
-            if (levels.begin + i) % 2 and i:
-                half = (levels.sigma[i] - levels.sigma[i - 1]) / 2
-                rows.append(Row(x={i - 1: 1.0}, m={i - 1: half, i: half}))
-            else:  # opens a step; or the trajectory is entered at a second call, whose level is that of the next
-                rows.append(euler_row(levels, i))
+        for i, start in enumerate(starts_of_two(levels)):
+            calls = range(start, i + 1)
+            rows.append(Row({start: 1.0}, dict.fromkeys(calls, (levels.sigma[i + 1] - levels.sigma[start]) / len(calls))))
         return rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,8 +12,8 @@ from torch import Tensor
 from ..config import register_to_config
 from .euler_ancestral import ancestral
 from .noise import Array, Levels
-from .table import Row
-from .ve import VEScheduler, euler_row, interleaved, ve_levels
+from .table import Memory, Row
+from .ve import VEScheduler, interleaved, starts_of_two, ve_levels
 
 
 class KDPM2DiscreteScheduler(VEScheduler):
@@ -29,7 +29,9 @@ class KDPM2DiscreteScheduler(VEScheduler):
     """
 
     order = 2
-    memory = "noise"
+    memory: Memory = "noise"
+    rounds_karras: ClassVar[bool] = True
+    """With `use_karras_sigmas`, the timesteps where steps begin are whole numbers."""
 
     @register_to_config
     def __init__(
@@ -40,9 +42,11 @@ class KDPM2DiscreteScheduler(VEScheduler):
     ):
         self._prepare()
 
-    def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None) -> Levels:
-        times, sigmas = self.noise_schedule.spaced_sigmas(self.config, steps, timesteps)
-        if self.config.use_karras_sigmas:
+    def levels(
+        self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None, num_train_timesteps: int | None = None
+    ) -> Levels:
+        times, sigmas = self.noise_schedule.spaced_sigmas(self.config, steps, timesteps, num_train_timesteps)
+        if self.config.use_karras_sigmas and self.rounds_karras:
             times = times.round()
         middles = self._middles(sigmas)
         return ve_levels(interleaved(times, self.noise_schedule.timestep_of(middles)), interleaved(sigmas, middles))
@@ -61,18 +65,8 @@ class KDPM2DiscreteScheduler(VEScheduler):
 
     def rows(self, levels: Levels, **options: Any) -> list[Row]:
         """First `x₁ = x + (middle - sigma) · noise`, then `x' = x + (sigma' - sigma) · noise₁`."""
-        rows = []
-        for i in range(len(levels)):
-            if (levels.begin + i) % 2 and i:
-                rows.append(self._second(i, levels.sigma[i - 1], levels.sigma[i + 1]))
-            else:  # opens a step; or the trajectory is entered at a second call
-                rows.append(euler_row(levels, i))
-        return rows
-
-    def _second(self, i: int, sigma: float, following: float) -> Row:
-        """Row `i`, the second call of the step from `sigma` to `following`."""
-        return Row(x={i - 1: 1.0}, m={i: following - sigma})
-
+        starts = enumerate(starts_of_two(levels))
+        return [Row({start: 1.0}, {i: levels.sigma[i + 1] - levels.sigma[start]}) for i, start in starts]
 
 
 class KDPM2AncestralDiscreteScheduler(KDPM2DiscreteScheduler):
@@ -85,7 +79,10 @@ class KDPM2AncestralDiscreteScheduler(KDPM2DiscreteScheduler):
     def _middles(self, sigmas: Array) -> Array:
         return sigmas[1:]
 
-    def _second(self, i: int, sigma: float, following: float) -> Row:
-        """`x' = x + (down - sigma) · noise₁ + up · fresh`; see `ancestral`."""
-        down, up = ancestral(sigma, following)
-        return Row(x={i - 1: 1.0}, m={i: down - sigma}, noise=up)
+    def rows(self, levels: Levels, **options: Any) -> list[Row]:
+        """First `x₁ = x + (middle - sigma) · noise`, then `x' = x + (down - sigma) · noise₁ + up · fresh`; see `ancestral`."""
+        rows = []
+        for i, start in enumerate(starts_of_two(levels)):
+            down, up = (levels.sigma[i + 1], None) if start == i else ancestral(levels.sigma[start], levels.sigma[i + 1])
+            rows.append(Row({start: 1.0}, {i: down - levels.sigma[start]}, noise=up))
+        return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..randomness import Generators
 from .base import SchedulerOutput
 from .betas import BetaScheduler
 from .noise import Array, Levels
-from .table import Row
+from .table import Row, weighted_sum
 
 _SIGMA_DATA = 0.5
 
@@ -95,7 +96,7 @@ class LCMScheduler(DistilledScheduler):
     def boundary(self, timestep: float) -> tuple[float, float]:
         """`c_skip` and `c_out` at `timestep`."""
         scaled = timestep * self.config.timestep_scaling
-        return _SIGMA_DATA**2 / (scaled**2 + _SIGMA_DATA**2), scaled / float(np.hypot(scaled, _SIGMA_DATA))
+        return _SIGMA_DATA**2 / (scaled**2 + _SIGMA_DATA**2), scaled / math.hypot(scaled, _SIGMA_DATA)
 
     def rows(self, levels: Levels, **options: Any) -> list[Row]:
         """`x' = alpha' · (c_skip · x + c_out · x0) + sigma' · fresh`."""
@@ -113,5 +114,5 @@ class LCMScheduler(DistilledScheduler):
         """The sample [B, …] at the next timestep, and the consistency function; without `return_dict`, as a tuple."""
         output = self._step(model_output, timestep, sample, generator, True, variance_noise)
         skip, out = self.boundary(float(self._current.timesteps[self._row or 0]))
-        pair = (output.prev_sample, skip * sample + out * output.pred_original_sample)
+        pair = (output.prev_sample, weighted_sum([(skip, sample), (out, output.pred_original_sample)]))
         return LCMSchedulerOutput(*pair) if return_dict else pair

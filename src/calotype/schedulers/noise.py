@@ -9,37 +9,46 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..words import check_choice
 
 Array = NDArray[np.float64]
 SPACINGS = ("linspace", "leading", "trailing")
-BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "exp")
 
 
 def make_betas(schedule: str, start: float, end: float, count: int, trained: Sequence[float] | None = None) -> Array:
     """The variance added at each of `count` training steps.
 
     `linear` (Ho et al. 2020), `scaled_linear` (linear in the square root; Rombach et al. 2022), `squaredcos_cap_v2`
-    (Nichol & Dhariwal 2021, eq. 17) and `sigmoid` (Xu et al. 2022, GeoDiff). `trained` values replace them all.
+    (Nichol & Dhariwal 2021, eq. 17), `sigmoid` (Xu et al. 2022, GeoDiff) and `exp` (`alphas_cumprod` falls from 1 to `e^-12`).
+    `trained` values replace them all.
     """
     if trained is not None:
         return np.asarray(trained, dtype=np.float64)
     check_choice("beta_schedule", schedule, BETA_SCHEDULES)
     if schedule == "linear":
-        return np.linspace(start, end, count)
+        return _linspace(start, end, count)
     if schedule == "scaled_linear":
-        return np.linspace(start**0.5, end**0.5, count) ** 2
+        return _linspace(start**0.5, end**0.5, count) ** 2
     if schedule == "sigmoid":
         return start + (end - start) / (1 + np.exp(-np.linspace(-6, 6, count)))
+    if schedule == "exp":
+        return np.full(count, -math.expm1(-12 / count))
     kept = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * math.pi / 2) ** 2
     return np.minimum(1 - kept[1:] / kept[:-1], 0.999)
+
+
+def _linspace(start: float, end: float, count: int) -> Array:
+    """As training code has it: in PyTorch, and in single precision."""
+    return torch.linspace(start, end, count, dtype=torch.float32).numpy()
 
 
 def zero_terminal_snr(alphas_cumprod: Array) -> Array:
@@ -65,7 +74,13 @@ class Levels:
 
     def starting_at(self, row: int) -> Levels:
         """The same trajectory from row `row` on, as image-to-image enters it."""
-        return Levels(self.timesteps[row:], self.alpha[row:], self.sigma[row:], self.begin + row)
+        tail = {name: getattr(self, name)[row:] for name in ("timesteps", "alpha", "sigma")}
+        return replace(self, **tail, begin=self.begin + row)
+
+    def turned(self, end: int) -> Levels:
+        """The calls in the opposite order, and then on to the level of row `end`."""
+        alpha, sigma = (np.append(level[-2::-1], level[end]) for level in (self.alpha, self.sigma))
+        return Levels(self.timesteps[::-1].copy(), alpha, sigma)
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -96,8 +111,9 @@ class NoiseSchedule:
 
     @property
     def sigmas(self) -> Array:
-        """The VE levels, rising with the timestep."""
-        return np.sqrt((1 - self.alphas_cumprod) / self.alphas_cumprod)
+        """The VE levels, rising with the timestep; in single precision too."""
+        kept = torch.from_numpy(self.alphas_cumprod).float()
+        return ((1 - kept) / kept).sqrt().double().numpy()
 
     def vp_levels(self, timesteps: Array, final_alpha_cumprod: float) -> Levels:
         """VP levels at whole timesteps, ending at `final_alpha_cumprod`."""
@@ -115,20 +131,26 @@ class NoiseSchedule:
         sigmas = np.append(self.sigmas[::-1], 0.0)
         return Levels(times, np.ones_like(sigmas), sigmas)
 
-    def spaced(self, spacing: str, steps: int, offset: int = 0) -> Array:
-        """`steps` timesteps, falling (Lin et al. 2024, table 2); whole numbers except for some `linspace`."""
+    def spaced(self, spacing: str, steps: int, offset: int = 0, count: int | None = None) -> Array:
+        """`steps` timesteps below `count`, falling (Lin et al. 2024, table 2); whole numbers except for some `linspace`."""
         check_choice("timestep_spacing", spacing, SPACINGS)
+        count = self.count if count is None else count
+        if not steps <= count <= self.count:
+            raise ValueError(f"num_train_timesteps is {count}, but must be from {steps}, the number of steps, to {self.count}")
         if spacing == "linspace":
-            return np.linspace(0, self.count - 1, steps, dtype=np.float64)[::-1]
+            return np.linspace(0, count - 1, steps, dtype=np.float64)[::-1]
         if spacing == "leading":
-            return np.arange(steps, dtype=np.float64)[::-1] * (self.count // steps) + offset
-        return np.round(np.arange(self.count, 0, -self.count / steps, dtype=np.float64))[:steps] - 1
+            return np.arange(steps, dtype=np.float64)[::-1] * (count // steps) + offset
+        return np.round(np.arange(count, 0, -count / steps, dtype=np.float64))[:steps] - 1
 
-    def spaced_sigmas(self, config: Any, steps: int, timesteps: Array | None = None) -> tuple[Array, Array]:
-        """The timesteps and VE levels of `steps` steps: of the config's spacing or the given timesteps, or by its ramp."""
+    def spaced_sigmas(
+        self, config: Any, steps: int, timesteps: Array | None = None, count: int | None = None
+    ) -> tuple[Array, Array]:
+        """The timesteps and VE levels of `steps` steps: of the config's spacing (below `count`) or the given timesteps, or by
+        its ramp."""
         if timesteps is not None and self.ramp is not None:
             raise ValueError("timesteps cannot be given where the config places the levels by a ramp")
-        times = self.spaced(config.timestep_spacing, steps, config.steps_offset) if timesteps is None else timesteps
+        times = self.spaced(config.timestep_spacing, steps, config.steps_offset, count) if timesteps is None else timesteps
         sigmas = np.interp(times, np.arange(self.count), self.sigmas)
         if self.ramp is None:
             return times, sigmas

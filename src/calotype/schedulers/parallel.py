@@ -14,7 +14,7 @@ from .ddpm import DDPMScheduler
 
 def _batch_step(scheduler: Scheduler, output: Tensor, timesteps: Tensor, sample: Tensor, **options: Any) -> Tensor:
     """One step without fresh noise, each sample of the batch by the row of its own timestep."""
-    table = scheduler._tabulate(scheduler._current, options)
+    table = scheduler._table_from(0, options)
     rows = torch.tensor([scheduler.index_for_timestep(t) for t in timesteps.tolist()], device=sample.device)
     return table.step(rows, output, sample, table.new_state())
 

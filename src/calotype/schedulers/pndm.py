@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +14,7 @@ from .betas import BetaScheduler
 from .noise import Array, Levels
 from .table import Row
 
-_ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
+ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 _RUNGE_KUTTA = (1 / 6, 1 / 3, 1 / 3, 1 / 6)
 
 
@@ -28,6 +29,10 @@ class PNDMScheduler(BetaScheduler):
     Begins with three Runge-Kutta steps of four model calls each (equation 13), or, with `skip_prk_steps`, with one
     repeated call; goes on with linear multistep steps (equation 12). So there are more model calls than steps:
     `len(timesteps)` is the number of calls.
+
+    Entered midway (image-to-image), the first two calls open the trajectory in the same way, though the second is told the
+    next timestep: from there on the sample lags a step behind what the model is told. It is the peer's choice, and its
+    pictures depend on it; with many steps it matters little.
 
     Args:
         skip_prk_steps: begin without Runge-Kutta steps.
@@ -70,12 +75,22 @@ class PNDMScheduler(BetaScheduler):
                 mixes = ({i: 1.0}, {i + 1: 1.0}, {i + 2: 1.0}, dict(zip(range(i, i + 4), _RUNGE_KUTTA, strict=True)))
                 ends = (i + 1, i + 1, i + 3, i + 3)
                 rows += [self._transfer(levels, i, end, mix) for end, mix in zip(ends, mixes, strict=True)]
-            elif i == 0 and len(times) > 2 and times[1] == times[2]:  # go, ask again there, and go once more by the mean
-                rows += [self._transfer(levels, 0, 1, {0: 1.0}), self._transfer(levels, 0, 1, {0: 0.5, 1: 0.5})]
+            elif i == 0 and len(times) > 2 and (times[1] == times[2] or levels.begin):
+                # go, ask again there, and go once more by the mean
+                repeated = int(times[0] == times[1])
+                rows += [self._transfer(levels, 0, 1 + repeated, {0: 1.0}),
+                         self._transfer(self._a_step_above(levels) if repeated else levels, 0, 1, {0: 0.5, 1: 0.5})]
             else:
-                mix = dict(zip(past, _ADAMS_BASHFORTH[len(past) - 1], strict=True))
+                mix = dict(zip(past, ADAMS_BASHFORTH[len(past) - 1], strict=True))
                 rows.append(self._transfer(levels, i, i + 1, mix))
         return rows
+
+    def _a_step_above(self, levels: Levels) -> Levels:
+        """`levels`, beginning a step earlier: for a trajectory entered at the repeated call."""
+        kept = self.noise_schedule.alphas_cumprod[int(min(2 * levels.timesteps[1] - levels.timesteps[2], self.highest_timestep))]
+        alpha, sigma = levels.alpha.copy(), levels.sigma.copy()
+        alpha[0], sigma[0] = kept**0.5, (1 - kept) ** 0.5
+        return replace(levels, alpha=alpha, sigma=sigma)
 
     def _transfer(self, levels: Levels, start: int, end: int, mix: dict[int, float]) -> Row:
         """From the sample of row `start` to the level of row `end` by a mix of outputs (equation 11).
@@ -90,5 +105,6 @@ class PNDMScheduler(BetaScheduler):
             "epsilon": (0.0, 1.0),
             "v_prediction": (sigma[start], alpha[start]),
             "sample": (1 / sigma[start], -alpha[start] / sigma[start]),
+            "flow_prediction": (1 / (alpha[start] + sigma[start]), alpha[start] / (alpha[start] + sigma[start])),
         }[self.config.prediction_type]
         return Row(x={start: scale + along * reading_x}, m={j: along * reading_out * w for j, w in mix.items()})

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..words import check_choice
 from .noise import Array, Levels
 
-PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "flow_prediction")
 Clip = Callable[[Tensor], Tensor]
 
 
@@ -37,18 +37,31 @@ def read_prediction(kind: str, levels: Levels) -> Prediction:
     """How to read outputs of `kind` at each level.
 
     `epsilon`: the noise (Ho et al. 2020). `sample`: the clean sample. `v_prediction`: `a · noise - s · x0`, where
-    `(a, s)` is the level scaled to `a² + s² = 1` (Salimans & Ho 2022, appendix D).
+    `(a, s)` is the level scaled to `a² + s² = 1` (Salimans & Ho 2022, appendix D). `flow_prediction`: `noise - x0`, whatever
+    the level (Liu et al. 2023).
     """
-    check_choice("prediction_type", kind, PREDICTION_TYPES)
+    check_choice("prediction_type", kind, (*PREDICTION_TYPES, "original_sample"))
     alpha, sigma = levels.alpha[:-1], levels.sigma[:-1]
     zero, one = np.zeros_like(alpha), np.ones_like(alpha)
     with np.errstate(divide="ignore", invalid="ignore"):  # a level without signal or noise has no such reading
         if kind == "epsilon":
             return Prediction(1 / alpha, -sigma / alpha, zero, one)
-        if kind == "sample":
+        if kind in ("sample", "original_sample"):
             return Prediction(zero, one, 1 / sigma, -alpha / sigma)
+        if kind == "flow_prediction":
+            return Prediction(one / (alpha + sigma), -sigma / (alpha + sigma), one / (alpha + sigma), alpha / (alpha + sigma))
         norm = np.hypot(alpha, sigma)
         return Prediction(alpha / norm**2, -sigma / norm, sigma / norm**2, alpha / norm)
+
+
+def read_preconditioned(sigma: Array, sigma_data: float, sign: float = 1.0, sigma_min: float = 0.0) -> Prediction:
+    """How to read outputs of the networks of EDM (Karras et al. 2022, table 1), at VE levels `sigma`.
+
+    With `sigma_min`, of consistency models, which leave a sample at that level as it is (Song et al. 2023, appendix C).
+    """
+    above = sigma - sigma_min
+    skip, out = sigma_data**2 / (above**2 + sigma_data**2), sign * above * sigma_data / np.hypot(sigma, sigma_data)
+    return Prediction(skip, out, (1 - skip) / sigma, -out / sigma)
 
 
 def make_clip(config: Any) -> Clip | None:
@@ -57,7 +70,7 @@ def make_clip(config: Any) -> Clip | None:
         ratio, limit = config.dynamic_thresholding_ratio, config.sample_max_value
         return partial(dynamic_threshold, ratio=ratio, limit=limit)
     if config.get("clip_sample"):
-        bound = config.clip_sample_range
+        bound = config.get("clip_sample_range", 1.0)
         return partial(torch.clamp, min=-bound, max=bound)
     return None
 

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..randomness import Generators, randn
 from .columns import Columns
 from .noise import Levels
 from .prediction import Clip, Prediction
@@ -38,8 +39,7 @@ class Row:
     noise: float | None = None
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One step, compiled: weights of the tensors at hand, and where two of them are kept for later rows."""
 
     x: float
@@ -61,6 +61,7 @@ class Table:
         timesteps: [n] what the model is told, row by row.
         input_scale: what the sample is multiplied by before the model sees it, row by row.
         init_noise_sigma: the standard deviation of the noise to begin with.
+        ends_step: [n] whether a row's model call is the last of its solver step.
     """
 
     def __init__(
@@ -73,7 +74,23 @@ class Table:
         self.clip = clip
         self._columns: dict[torch.device, Columns] = {}
         self.slots, places = _assign_slots(rows)
+        self._reads_x = [tuple(row.x) for row in rows]
         self.steps = [self._compile(i, row, places, memory) for i, row in enumerate(rows)]
+        self.ends_step = [True] * len(rows)
+
+    def count_steps(self) -> None:
+        """Tell solver steps and model calls apart, where there are more calls than steps.
+
+        A call ends a step if no later one mixes the sample of this or an earlier one, that is, goes back to where a step began.
+        """
+        earliest = len(self)
+        for i in reversed(range(len(self))):
+            self.ends_step[i] = earliest > i
+            earliest = min(earliest, *self._reads_x[i])
+
+    def noised(self, x0: Tensor, noise: Tensor, row: int = 0) -> Tensor:
+        """`alpha · x0 + sigma · noise` [B, …]: a clean sample at the level at which row `row` begins."""
+        return x0 * float(self.levels.alpha[row]) + noise * float(self.levels.sigma[row])
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -91,11 +108,11 @@ class Table:
         for kind, weights in (("x", row.x), ("m", row.m)):
             for j, weight in weights.items():
                 if j != i:
-                    kept[places[kind, j]] = weight
-        return Step(
-            x=row.x.get(i, 0.0) + _times(m, m_x) + _times(row.raw_noise, noise_x),
-            output=_times(m, m_output) + _times(row.raw_noise, noise_out),
-            x0=_times(m, m_x0), kept=tuple(kept), noise=row.noise,
+                    kept[places[kind, j]] = float(weight)
+        return Step(  # of Python's numbers, which PyTorch takes faster than NumPy's
+            x=float(row.x.get(i, 0.0) + _times(m, m_x) + _times(row.raw_noise, noise_x)),
+            output=float(_times(m, m_output) + _times(row.raw_noise, noise_out)),
+            x0=float(_times(m, m_x0)), kept=tuple(kept), noise=None if row.noise is None else float(row.noise),
             keep_m=places.get(("m", i)), keep_x=places.get(("x", i)),
             m_x=m_x, m_output=m_output, m_x0=m_x0,
         )
@@ -110,12 +127,17 @@ class Table:
         """Whether step `i` takes fresh noise."""
         return self.steps[i].noise is not None
 
+    def draw(self, i: int, x: Tensor, generator: Generators, dtype: torch.dtype, state: State) -> Tensor | None:
+        """Fresh noise [B, …] for step `i` of the sample `x`, if it takes any."""
+        return randn(x.shape, generator, x.device, dtype) if self.draws_noise(i) else None
+
     def mean_output(self, output: Tensor) -> Tensor:
         """The part of a model's output that predicts the sample; all of it, but for models that learn variance."""
         return output
 
     def denoised(self, i: int, output: Tensor, x: Tensor) -> Tensor:
         """The clean sample that the model sees in row `i`, clipped as configured."""
+        x, output = _wide(x), _wide(output)
         x0 = weighted_sum([(self.prediction.x0_x[i], x), (self.prediction.x0_out[i], output)])
         return self.clip(x0) if self.clip else x0
 
@@ -125,7 +147,9 @@ class Table:
             self._columns[device] = Columns(self, device)
         return self._columns[device]
 
-    def step(self, i: int | Tensor, output: Tensor, x: Tensor, state: State, noise: Tensor | None = None) -> Tensor:
+    def step(
+        self, i: int | Tensor, output: Tensor, x: Tensor, state: State, noise: Tensor | None = None, x0: Tensor | None = None
+    ) -> Tensor:
         """The next sample. `state` takes in what later rows need; nothing else changes.
 
         Args:
@@ -134,33 +158,41 @@ class Table:
             x: [B, …] the sample at level `i`.
             state: from `new_state`, passed through all steps of one generation.
             noise: [B, …] standard normal, where `draws_noise(i)`.
+            x0: [B, …] what `denoised` says, if that is known already.
         """
         kind, x, output = x.dtype, _wide(x), _wide(output)
         if isinstance(i, Tensor):
             return self.columns(x.device).step(i, output, x, state, noise).to(kind)
         step = self.steps[i]
-        x0 = self.denoised(i, output, x) if self.clip and (step.x0 or step.keep_m is not None) else None
-        terms = [(step.x, x), (step.output, output), (step.x0, x0), (step.noise or 0.0, noise)]
-        following = weighted_sum([*terms, *zip(step.kept, state, strict=True)])
+        if x0 is None and self.clip and (step.x0 or step.keep_m is not None):
+            x0 = self.denoised(i, output, x)
+        following = weighted_sum([
+            (step.x, x), (step.output, output), (step.x0, x0), (step.noise or 0.0, noise), *zip(step.kept, state, strict=True)])
         if step.keep_m is not None:
             state[step.keep_m] = weighted_sum([(step.m_x, x), (step.m_output, output), (step.m_x0, x0)])
         if step.keep_x is not None:
             state[step.keep_x] = x
-        return following.to(kind)
+        return following if following.dtype is kind else following.to(kind)
 
 
 def weighted_sum(terms: Iterable[tuple[float, Tensor | None]]) -> Tensor:
-    """`Σ weight · tensor` over the terms whose weight is not 0."""
-    total: Tensor | None = None
-    for weight, tensor in terms:
-        if weight == 0 or tensor is None:
-            continue
-        if total is None:
-            total = tensor if weight == 1 else tensor * weight
-        else:
-            total = torch.add(total, tensor, alpha=weight)
-    if total is None:
+    """`Σ weight · tensor` over the terms whose weight is not 0; one term of weight 1 is returned as it is."""
+    mixed = [(weight, tensor) for weight, tensor in terms if weight != 0 and tensor is not None]
+    if not mixed:
         raise ValueError("a step that mixes nothing")
+    if len(mixed) == 1:
+        weight, tensor = mixed[0]
+        return tensor if weight == 1 else tensor * weight
+    first = next((k for k, (weight, _) in enumerate(mixed) if weight == 1), None)  # it need not be multiplied
+    if first is None:
+        weight, tensor = mixed.pop(0)
+        total = tensor * weight
+    else:
+        _, start = mixed.pop(first)
+        weight, tensor = mixed.pop(0)
+        total = torch.add(start, tensor, alpha=weight)
+    for weight, tensor in mixed:
+        total.add_(tensor, alpha=weight)  # in place: it was made here
     return total
 
 

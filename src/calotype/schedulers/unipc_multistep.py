@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ..config import register_to_config
-from ..words import check_choice
+from .correctors import corrected
+from .deis_multistep import DEISMultistepScheduler
+from .dpmsolver_multistep import MultistepRows
 from .lambdas import Integral, LambdaScheduler, lambdas, through, usable
 from .noise import Array, Levels
 from .table import Row
@@ -21,10 +25,14 @@ class UniPCMultistepScheduler(LambdaScheduler):
         solver_type: the paper's `B(h)`: `"bh1"`, which is `h`, or `"bh2"`, which is `e^h - 1`.
         lower_order_final: end with lower orders.
         disable_corrector: rows whose result is left uncorrected.
-        solver_p: not supported: another solver as the predictor.
+        solver_p: another scheduler as the predictor, a `DPMSolverMultistepScheduler` or a `DEISMultistepScheduler`: its formula
+            on the levels of this one. It sees the corrected samples. A saved config cannot bring it back.
+        sigma_min, sigma_max: the ramp's ends (default: those of training).
     """
 
-    placed_by = ()
+    placed_by = ("sigmas",)
+    sigmas_name_the_end = False
+    solver_types = ("bh2", "bh1")
 
     @register_to_config
     def __init__(
@@ -38,37 +46,40 @@ class UniPCMultistepScheduler(LambdaScheduler):
         rescale_betas_zero_snr: bool = False, use_dynamic_shifting: bool = False, time_shift_type: str = "exponential",
         sigma_min: float | None = None, sigma_max: float | None = None, shift_terminal: float | None = None,
     ):
-        if solver_type in ("midpoint", "heun", "logrho"):
-            self.register_to_config(solver_type="bh2")
-        check_choice("solver_type", self.config.solver_type, ("bh1", "bh2"))
-        if solver_p is not None:
-            raise ValueError("solver_p is not supported by UniPCMultistepScheduler")
+        self._settle_kinds()
+        if shift_terminal and not use_flow_sigmas:
+            raise ValueError("shift_terminal needs use_flow_sigmas")
         self._integral = Integral("x0" if predict_x0 else "noise")
         self.memory = self._integral.of
+        self._predictor = solver_p
+        if solver_p is not None and not (isinstance(solver_p, MultistepRows | DEISMultistepScheduler) and
+                                         solver_p.memory == self.memory and not solver_p._integral.tau):
+            raise ValueError(f"solver_p must be a DPMSolverMultistepScheduler or a DEISMultistepScheduler that mixes "
+                             f"{self.memory} and draws no noise, and is {type(solver_p).__name__}")
         self._prepare()
 
-    def rows(self, levels: Levels, **options: Any) -> list[Row]:
-        """Predict, and in the next row, whose model call is also of the level predicted, correct before going on.
+    def _ramp_ends(self, training: Array) -> tuple[float, float]:
+        largest, smallest = super()._ramp_ends(training)
+        return self.config.sigma_max or largest, self.config.sigma_min or smallest
 
-        Both put a polynomial through the outputs; only the corrector's goes through the new one too. From the corrected
-        sample `y` of row `i - 1`, of which the prediction made `x[i] = a y + Σ p_j m_j`, the corrector makes
-        `a y + Σ c_j m_j`: that is `x[i] + Σ (c_j - p_j) m_j`.
-        """
-        times, rows = lambdas(levels), []
-        predicted: Mapping[int, float] = {}  # the outputs' weights in the sample that enters the row
-        nodes: list[int] = []
+    def _even(self, steps: int) -> Array:
+        return np.linspace(1, 1 / self.noise_schedule.count, steps + 1)[:-1]
+
+    def _last(self, training: Array) -> float:
+        return 0.0 if self.config.final_sigmas_type == "zero" else self._ramp_ends(training)[1] if self._ramp else training[0]
+
+    def rows(self, levels: Levels, **options: Any) -> list[Row]:
+        """Polynomials through the outputs: for the corrector also through the new one."""
+        times, predictions, corrections = lambdas(levels), list[Row](), list[Mapping[int, float] | None]()
         for i in range(len(levels)):
-            corrected = predicted
-            if i and levels.begin + i - 1 not in self.config.disable_corrector and times[i] > times[i - 1]:
-                corrected = self._go(levels, times, i - 1, [*nodes, i]).m
             nodes = usable(times, i + 1, range(i, max(i - self._order(len(levels) - i), -1), -1))
-            row = self._go(levels, times, i, nodes)
-            mixed = dict(row.m)
-            for j in {*predicted, *corrected}:
-                mixed[j] = mixed.get(j, 0.0) + row.x[i] * (corrected.get(j, 0.0) - predicted.get(j, 0.0))
-            rows.append(Row(row.x, mixed))
-            predicted = row.m
-        return rows
+            corrects = i + 1 < len(levels) and levels.begin + i not in self.config.disable_corrector and times[i + 1] > times[i]
+            predictions.append(self._go(levels, times, i, nodes))
+            corrections.append(self._go(levels, times, i, [*nodes, i + 1]).m if corrects else None)
+        if self._predictor is None:
+            return corrected(predictions, corrections)
+        read = self.prediction(levels)
+        return corrected(self._predictor.rows(levels), corrections, (read.x0_x if self.memory == "x0" else read.noise_x).tolist())
 
     def _go(self, levels: Levels, times: Array, i: int, nodes: Sequence[int]) -> Row:
         """From level `i` to the next. The moments are exact, but for two nodes: there the first is half of `B(h)`."""

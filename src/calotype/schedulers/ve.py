@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..randomness import Generators
+from .base import Scheduler
 from .betas import BetaScheduler
 from .noise import Array, Levels
-from .table import Row
 
 
 def ve_levels(timesteps: Array, sigmas: Array, end: float = 0.0) -> Levels:
@@ -26,9 +28,36 @@ def interleaved(opening: Array, between: Array) -> Array:
     return calls
 
 
-def euler_row(levels: Levels, i: int) -> Row:
-    """`x' = x + (sigma' - sigma) · noise`, for solvers that remember noise."""
-    return Row(x={i: 1.0}, m={i: levels.sigma[i + 1] - levels.sigma[i]})
+def starts_of_two(levels: Levels) -> list[int]:
+    """For each call, in steps of two, the row where its step begins; entered at a second call, a step begins there."""
+    return [i - 1 if (levels.begin + i) % 2 and i else i for i in range(len(levels))]
+
+
+def churned(
+    levels: Levels, i: int, s_churn: float, s_tmin: float, s_tmax: float, s_noise: float
+) -> tuple[float, float | None]:
+    """The level to which fresh noise lifts row `i` before its step, and how much noise, or `None` (algorithm 2, lines 4 to 6)."""
+    sigma = float(levels.sigma[i])
+    churn = min(s_churn / (levels.begin + len(levels)), math.sqrt(2) - 1) if s_tmin <= sigma <= s_tmax else 0.0
+    return sigma * (1 + churn), s_noise * sigma * math.sqrt((1 + churn) ** 2 - 1) if churn > 0 else None
+
+
+class ChurnedStep(Scheduler):
+    """Solvers whose `step` may mix in fresh noise."""
+
+    def step(  # type: ignore[override]
+        self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, s_churn: float = 0.0, s_tmin: float = 0.0,
+        s_tmax: float = math.inf, s_noise: float = 1.0, generator: Generators = None, return_dict: bool = True,
+    ) -> Any:
+        """The sample [B, …] at the next level.
+
+        Args:
+            s_churn: how much fresh noise is mixed in, over all steps; 0 is deterministic.
+            s_tmin, s_tmax: only at levels between these.
+            s_noise: the standard deviation of the fresh noise.
+        """
+        return self._step(model_output, timestep, sample, generator, return_dict,
+                          s_churn=s_churn, s_tmin=s_tmin, s_tmax=s_tmax, s_noise=s_noise)
 
 
 class VEScheduler(BetaScheduler):

@@ -1,0 +1,166 @@
+"""RePaint: inpainting with a model that knows nothing of it, by going back and forth between levels (Lugmayr et al. 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import register_to_config
+from ..randomness import Generators, randn
+from .base import SchedulerOutput
+from .betas import BetaScheduler
+from .ddim import DDIMScheduler
+from .noise import Array, Levels
+from .prediction import Prediction
+from .table import State, Table
+
+
+def resampled(steps: int, jump_length: int, jump_n_sample: int) -> list[int]:
+    """The levels in the order in which they are visited, from `steps - 1` down to 0.
+
+    At every `jump_length`-th level the trajectory goes up by `jump_length` and down again, `jump_n_sample - 1` times
+    (Lugmayr et al. 2022, 4.2 and appendix B).
+    """
+    visited: list[int] = []
+    for level in range(steps - 1, -1, -1):
+        visited.append(level)
+        if level % jump_length == 0 and level < steps - jump_length:
+            up, down = range(level + 1, level + jump_length + 1), range(level + jump_length - 1, level - 1, -1)
+            visited += [*up, *down] * (jump_n_sample - 1)
+    return visited
+
+
+class RePaintScheduler(DDIMScheduler):
+    """RePaint (Lugmayr et al. 2022, algorithm 1): steps of DDIM, after each of which the known part of the picture is put back.
+
+    `timesteps` fall and rise. A loop calls `step` where the next one is lower than the last, and else `undo_step` with the
+    last, which goes up by the betas between the two levels. (The peer takes as many that lie above: samples too noisy.)
+
+    Args:
+        eta: 0 is deterministic, 1 has the noise of DDPM.
+    """
+
+    steps_at_once = True
+    placed_by = ()
+
+    @register_to_config
+    def __init__(
+        self, num_train_timesteps: int = 1000, beta_start: float = 0.0001, beta_end: float = 0.02,
+        beta_schedule: str = "linear", eta: float = 0.0, trained_betas: Sequence[float] | None = None, clip_sample: bool = True,
+    ):
+        self.eta = eta
+        self._prepare()
+
+    def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None) -> Levels:
+        return self.noise_schedule.vp_levels(self.noise_schedule.spaced("leading", steps), 1.0)
+
+    def _tabulate(self, levels: Levels, options: dict[str, Any]) -> Table:
+        return super()._tabulate(levels, {"eta": self.eta, **options})
+
+    def inpainting_table(
+        self, num_inference_steps: int, original_image: Tensor, mask: Tensor, jump_length: int = 10, jump_n_sample: int = 10,
+        eta: float | None = None,
+    ) -> RePaintTable:
+        """The table of one generation, all ways down and up; the arguments are those of `set_timesteps` and `step`.
+
+        Pure: nothing on the scheduler changes.
+        """
+        _check_jumps(jump_length, jump_n_sample)
+        down = self.table(num_inference_steps, eta=self.eta if eta is None else eta)
+        return RePaintTable(down, resampled(len(down), jump_length, jump_n_sample), original_image, mask)
+
+    def set_timesteps(  # type: ignore[override]
+        self, num_inference_steps: int, jump_length: int = 10, jump_n_sample: int = 10,
+        device: torch.device | str | None = None,
+    ) -> None:
+        """Choose the levels, and the way through them.
+
+        Args:
+            jump_length: how many levels a jump goes back up, and how far jumps are apart; at least 1.
+            jump_n_sample: how often each stretch is gone down; 1 never jumps.
+        """
+        _check_jumps(jump_length, jump_n_sample)
+        BetaScheduler.set_timesteps(self, num_inference_steps, device)
+        self.timesteps = self.timesteps.flip(0)[resampled(len(self.timesteps), jump_length, jump_n_sample)]
+
+    def step(  # type: ignore[override]
+        self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, original_image: Tensor, mask: Tensor,
+        generator: Generators = None, return_dict: bool = True,
+    ) -> Any:
+        """The sample one level lower: what DDIM says, but where `mask` is 1 the original, noised to that level.
+
+        Args:
+            original_image: [B, C, H, W] in [-1, 1].
+            mask: [B or 1, 1 or C, H, W], 1 where the original is kept and 0 where the model paints.
+        """
+        noise = randn(sample.shape, generator, sample.device, model_output.dtype)  # of both parts
+        painted = self._step(model_output, timestep, sample, None, True, noise, eta=self.eta)
+        end = (self._row or 0) + 1
+        known = float(self._current.alpha[end]) * original_image + float(self._current.sigma[end]) * noise
+        following = mask * known + (1 - mask) * painted.prev_sample
+        if not return_dict:
+            return following, painted.pred_original_sample
+        return SchedulerOutput(following, painted.pred_original_sample)
+
+    def undo_step(self, sample: Tensor, timestep: int | Tensor, generator: Generators = None) -> Tensor:
+        """Take a sample [B, …] that `step` at `timestep` has made back up to the level of `timestep` (equation 1)."""
+        noise = randn(sample.shape, generator, sample.device, sample.dtype)
+        return _raised(sample, self._current, self.index_for_timestep(timestep), noise)
+
+
+class RePaintTable(Table):
+    """The rows of RePaint: one a model call, and all that is undone after it.
+
+    Args:
+        down: the table of the plain way down. visited: levels as `resampled` gives them.
+        original_image, mask: as in `RePaintScheduler.step`.
+    """
+
+    def __init__(self, down: Table, visited: Sequence[int], original_image: Tensor, mask: Tensor):
+        self.__dict__.update(down.__dict__)
+        self._original, self._mask = original_image, mask
+        self._rows: list[int] = []  # of `down`, in which the model is asked
+        self._undone: list[int] = []  # and how many are undone after it
+        for i, level in enumerate(visited):
+            if i == 0 or level < visited[i - 1]:
+                self._rows.append(len(down) - 1 - level)
+                self._undone.append(0)
+            else:
+                self._undone[-1] += 1
+        self.steps = [down.steps[row] for row in self._rows]
+        self.timesteps = down.timesteps[self._rows]
+        readings: list[Any] = [[weights[row] for row in self._rows] for weights in down.prediction]
+        self.prediction = Prediction(*readings)
+        self.input_scale = [down.input_scale[row] for row in self._rows]
+        self.ends_step = [True] * len(self._rows)
+
+    def draw(self, i: int, x: Tensor, generator: Generators, dtype: torch.dtype, state: State) -> Tensor:
+        """[1 + n, B, …] the noise of the step and of the n that are undone after it."""
+        return torch.stack([randn(x.shape, generator, x.device, dtype) for _ in range(1 + self._undone[i])])
+
+    def step(
+        self, i: int | Tensor, output: Tensor, x: Tensor, state: State, noise: Tensor | None = None, x0: Tensor | None = None
+    ) -> Tensor:
+        if isinstance(i, Tensor) or noise is None:
+            raise ValueError("samples of RePaint go through the rows together, with noise: give one row, and what draw gives")
+        row, painted = self._rows[i], super().step(i, output, x, state, noise[0], x0)
+        known = self.noised(self._original, noise[0], row + 1)
+        sample = self._mask * known + (1 - self._mask) * painted
+        for above, fresh in enumerate(noise[1:]):
+            sample = _raised(sample, self.levels, row - above, fresh)
+        return sample.to(x.dtype)
+
+
+def _raised(sample: Tensor, levels: Levels, row: int, noise: Tensor) -> Tensor:
+    """A sample [B, …] at the end of row `row` taken up to its beginning (Lugmayr et al. 2022, equation 1)."""
+    kept = float(levels.alpha[row] / levels.alpha[row + 1])
+    return kept * sample + (1 - kept**2) ** 0.5 * noise
+
+
+def _check_jumps(jump_length: int, jump_n_sample: int) -> None:
+    for name, value in (("jump_length", jump_length), ("jump_n_sample", jump_n_sample)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is {value!r}, but must be a whole number of at least 1")
