@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from calotype import VaeImageProcessor
-from calotype.masks import composite, crop_region, masked_picture, prepare_mask
+from calotype.images.masks import composite, crop_region, masked_picture, prepare_mask
 
 HARD = {"do_normalize": False, "do_binarize": True, "do_convert_grayscale": True}
 SOFT = HARD | {"do_binarize": False}

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from calotype import AutoencoderKL, previews
-from calotype.images import pil_to_tensor
-from calotype.previews import latent_preview, rgb_factors
+from calotype import AutoencoderKL
+from calotype.images import pil_to_tensor, previews
+from calotype.images.previews import latent_preview, rgb_factors
 
 FOUR = Path(__file__).parents[1] / "docs" / "images" / "four.png"  # four pictures of 128 pixels, 8 apart
 

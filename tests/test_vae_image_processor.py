@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from calotype import VaeImageProcessor, image_input, images
-from calotype.vae_image_processor import RESIZE_MODES
+from calotype import VaeImageProcessor, images
+from calotype.images import reading
+from calotype.images.vae_processor import RESIZE_MODES
 
 OPTIONS = [
     {}, {"do_normalize": False}, {"do_convert_rgb": True}, {"do_convert_grayscale": True}, {"do_resize": False},
@@ -157,7 +158,7 @@ def test_bytes_are_read_as_the_picture_is():
 
 
 def test_transparent_parts_are_laid_on_white_and_said_once(caplog):
-    image_input._say_laid.cache_clear()
+    reading._say_laid.cache_clear()
     clear = Image.new("RGBA", (16, 8), (0, 0, 0, 0))
     clear.paste((255, 0, 0, 255), (0, 0, 8, 8))
     flat = VaeImageProcessor(do_normalize=False)
@@ -288,5 +289,6 @@ def test_numpy_to_pil_stays_in_range():
 def test_pil_to_tensor_is_the_same_way_in():
     one = picture(24, 16)
     assert torch.equal(images.pil_to_tensor([one, one]), VaeImageProcessor().preprocess([one, one]))
-    assert torch.equal(images.postprocess(images.pil_to_tensor(one), "pt"), images.denormalized(images.pil_to_tensor(one)))
+    tensor = images.pil_to_tensor(one)
+    assert torch.equal(images.postprocess(tensor, "pt"), images.conversion.denormalized(tensor))
     assert images.postprocess(images.pil_to_tensor(one))[0] == one

@@ -285,6 +285,26 @@ class CLIPTokenizer:
         tokens = [new_tokens] if isinstance(new_tokens, str) else new_tokens
         return sum(self._add(token, special=special_tokens) for token in tokens)
 
+    def remove_tokens(self, tokens: Iterable[str]) -> list[int]:
+        """Take tokens that were added out again: returns their ids. Those after them move up, so that none is missing."""
+        added = {token: id for id, token in self.added_tokens_decoder.items() if id >= self.vocab_size}
+        own = (self.bos_token, self.eos_token, self.unk_token, self.pad_token)
+        for token in tokens:
+            if token not in added or token in own:
+                raise ValueError(f"{token!r} is no token that was added (there are {some(list(added)) or 'none'})")
+        gone = sorted(added[token] for token in tokens)
+        content = json.loads(self._backend.to_str())
+        content["added_tokens"] = [
+            {**token, "id": token["id"] - sum(id < token["id"] for id in gone)}
+            for token in content["added_tokens"] if token["id"] not in gone]
+        self._backend = type(self._backend).from_str(json.dumps(content))
+        return gone
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, str]:
+        """The tokens that are matched whole, by their ids: the special ones, and those that were added."""
+        return {id: token.content for id, token in sorted(self._backend.get_added_tokens_decoder().items())}
+
     def get_vocab(self) -> dict[str, int]:
         """The ids of all tokens."""
         return self._backend.get_vocab()

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from .image_input import pictures_of, plain
+from .reading import pictures_of, plain
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from .vae_image_processor import VaeImageProcessor
+    from .vae_processor import VaeImageProcessor
 
 
 def prepare_mask(mask_image: Any, height: int, width: int, processor: VaeImageProcessor, **how: Any) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .images import check_finite, postprocess
+from .conversion import check_finite, postprocess
 
 _fitted: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()
 _CELLS, _SAMPLES, _BATCH = 8, 16, 8  # 1024 cells for a handful of unknowns; a second for the autoencoder of 64 x 64 pixels

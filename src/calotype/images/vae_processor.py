@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import images, masks
-from .config import Configured, register_to_config
-from .image_input import described, pictures_of, plain
-from .image_sizes import covered, filled
-from .words import check_choice, some
+from ..config import Configured, register_to_config
+from ..words import check_choice, some
+from . import conversion, masks
+from .reading import described, pictures_of, plain
+from .sizes import covered, filled
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -97,7 +97,7 @@ class VaeImageProcessor(Configured):
             pictures = [self.resize(one, *size, resize_mode) for one in pictures]
         batch = _joined([self._coloured(one) for one in pictures])
         if self.config.do_normalize and batch.min() >= 0:
-            batch = images.normalized(batch)
+            batch = conversion.normalized(batch)
         return self.binarize(batch) if self.config.do_binarize else batch
 
     def _coloured(self, picture: Any) -> Tensor:
@@ -105,7 +105,7 @@ class VaeImageProcessor(Configured):
         if not isinstance(picture, Tensor):
             picture = self.convert_to_grayscale(picture) if self.config.do_convert_grayscale else picture
             picture = self.convert_to_rgb(picture) if self.config.do_convert_rgb else picture
-            return images.numpy_to_pt(images.pil_to_numpy(picture))
+            return conversion.numpy_to_pt(conversion.pil_to_numpy(picture))
         if self.config.do_convert_grayscale and picture.shape[1] == 3:
             return (picture * picture.new_tensor(_LUMA).reshape(1, 3, 1, 1)).sum(dim=1, keepdim=True)
         return picture.expand(-1, 3, -1, -1) if self.config.do_convert_rgb and picture.shape[1] == 1 else picture
@@ -139,7 +139,7 @@ class VaeImageProcessor(Configured):
         if isinstance(image, Tensor) and image.ndim == 4:
             return image if image.shape[2:] == (height, width) else F.interpolate(image, size=(height, width))
         if hasattr(image, "ndim") and not isinstance(image, Tensor) and image.ndim == 4:
-            return images.pt_to_numpy(self.resize(images.numpy_to_pt(image), height, width))
+            return conversion.pt_to_numpy(self.resize(conversion.numpy_to_pt(image), height, width))
         if not hasattr(image, "resize") or hasattr(image, "ndim"):
             raise ValueError(f"a {described(image)} cannot be resized, but a PIL image, an array [B, H, W, C] or a tensor "
                              "[B, C, H, W]")
@@ -156,8 +156,8 @@ class VaeImageProcessor(Configured):
     # -- pictures out -------------------------------------------------------------------------------------------------
 
     def postprocess(self, image: Tensor, output_type: str = "pil", do_denormalize: Sequence[bool] | None = None) -> Any:
-        """What `images.postprocess` makes of [B, C, H, W]; `do_denormalize`, one a picture, is by default `do_normalize`."""
-        return images.postprocess(image, output_type, self.config.do_normalize if do_denormalize is None else do_denormalize)
+        """What `conversion.postprocess` makes of [B, C, H, W]; `do_denormalize`, one a picture, is by default `do_normalize`."""
+        return conversion.postprocess(image, output_type, self.config.do_normalize if do_denormalize is None else do_denormalize)
 
     def apply_overlay(
         self, mask: Image, init_image: Image, image: Image, crop_coords: tuple[int, int, int, int] | None = None
@@ -180,9 +180,9 @@ class VaeImageProcessor(Configured):
     # -- small steps, also used by themselves -----------------------------------------------------------------------------
 
     get_crop_region = staticmethod(masks.crop_region)
-    pil_to_numpy, numpy_to_pil = staticmethod(images.pil_to_numpy), staticmethod(images.numpy_to_pil)
-    numpy_to_pt, pt_to_numpy = staticmethod(images.numpy_to_pt), staticmethod(images.pt_to_numpy)
-    normalize, denormalize = staticmethod(images.normalized), staticmethod(images.denormalized)
+    pil_to_numpy, numpy_to_pil = staticmethod(conversion.pil_to_numpy), staticmethod(conversion.numpy_to_pil)
+    numpy_to_pt, pt_to_numpy = staticmethod(conversion.numpy_to_pt), staticmethod(conversion.pt_to_numpy)
+    normalize, denormalize = staticmethod(conversion.normalized), staticmethod(conversion.denormalized)
     blur = staticmethod(masks.blur)
 
     @staticmethod
@@ -192,7 +192,7 @@ class VaeImageProcessor(Configured):
 
     @staticmethod
     def convert_to_rgb(image: Image) -> Image:
-        """RGB of a picture of any mode; see `image_input.plain`."""
+        """RGB of a picture of any mode; see `reading.plain`."""
         return plain(image).convert("RGB")
 
     @staticmethod

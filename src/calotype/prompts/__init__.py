@@ -1,0 +1,1 @@
+"""What stands around a prompt: its weights, its length, its words, and the states that models read."""
