@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-WITH_SNIPPETS = [page for page in PAGES if "```python" in page.read_text() and page.name != "cli.md"]  # that: test_cli.py
+WITH_SNIPPETS = [page for page in PAGES if "```python" in page.read_text() and page.name != "cli.md"]  # that: tests/cli
 
 
 @pytest.mark.parametrize("page", WITH_SNIPPETS, ids=lambda page: page.name)

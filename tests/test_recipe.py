@@ -12,7 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from calotype.recipe import DTYPES, KEY, SCHEDULERS, Recipe, pixel_hash
+from calotype.recipe import DTYPES, KEY, SYNTAXES, Recipe, pixel_hash
+from calotype.registry import SCHEDULERS
+from calotype.tasks import TASKS
+
+NOTED = {"file": "photo.png", "pixels": "a" * 64}
 
 plain = Recipe(
     model="calotype/emoji", model_hash="a" * 64, prompt="a cat", seed=7, steps=2, guidance=7.5, height=128, width=128,
@@ -21,13 +25,21 @@ picture = Image.effect_noise((24, 16), 90).convert("RGB")
 hashes = st.text(string.hexdigits[:16], min_size=64, max_size=64)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-10**6, 10**6) | st.floats(-1e6, 1e6) | st.text(), st.lists, max_leaves=5)
-recipes = st.integers(1, 64).flatmap(lambda batch: st.builds(
-    Recipe, model=st.text(), model_hash=hashes, prompt=st.text(), negative_prompt=st.text(), seed=st.integers(64, 2**53),
-    steps=st.integers(1, 10_000), guidance=st.floats(-1e4, 1e4), height=st.integers(1, 8192), width=st.integers(1, 8192),
-    scheduler=st.text(), scheduler_config=st.dictionaries(st.text(string.ascii_letters, min_size=1), json_values),
-    revision=st.none() | hashes.map(lambda text: text[:40]), variant=st.none() | st.text(), index=st.integers(0, batch - 1),
-    batch=st.just(batch), dtype=st.sampled_from(DTYPES), device=st.text(), pixels=hashes | st.just(""),
-    versions=st.dictionaries(st.text(), st.text())))
+noted = st.fixed_dictionaries({"file": st.text(), "pixels": hashes})
+recipes = st.tuples(st.integers(1, 64), st.sampled_from(sorted(TASKS))).flatmap(lambda drawn: recipes_of(*drawn))
+
+
+def recipes_of(batch: int, task: str) -> st.SearchStrategy[Recipe]:
+    return st.builds(
+        Recipe, model=st.text(), model_hash=hashes, prompt=st.text(), negative_prompt=st.text(), seed=st.integers(64, 2**53),
+        steps=st.integers(1, 10_000), guidance=st.floats(-1e4, 1e4), height=st.integers(1, 8192), width=st.integers(1, 8192),
+        scheduler=st.text(), scheduler_config=st.dictionaries(st.text(string.ascii_letters, min_size=1), json_values),
+        revision=st.none() | hashes.map(lambda text: text[:40]), variant=st.none() | st.text(), index=st.integers(0, batch - 1),
+        batch=st.just(batch), dtype=st.sampled_from(DTYPES), device=st.text(), pixels=hashes | st.just(""),
+        versions=st.dictionaries(st.text(), st.text()), strength=st.floats(0, 1), padding=st.none() | st.integers(0, 8192),
+        blur=st.integers(0, 1024), overlay=st.booleans(), prompt_syntax=st.sampled_from([None, *SYNTAXES]),
+        long_prompts=st.booleans(), clip_skip=st.none() | st.integers(0, 100), task=st.just(task),
+        inputs=st.fixed_dictionaries(dict.fromkeys(TASKS[task].inputs, noted)))
 
 
 def write(path, chunk: str | None, cut: int | None = None):
@@ -63,7 +75,11 @@ def test_other_programs_see_the_usual_words(tmp_path):
     shown = Image.open(tmp_path / "x.png").text["parameters"]
     assert shown.startswith(
         "ein Käuzchen, 梟\nat night\nNegative prompt: rain\nSteps: 2, Sampler: PNDMScheduler, CFG scale: 7, Seed: 7, "
-        "Size: 128x128, Model hash: aaaaaaaaaa, Model: calotype/emoji")
+        "Size: 128x128, Model hash: aaaaaaaaaa, Model: calotype/emoji, Version: Calotype ")
+    changed = replace(recipe, task="image-to-image", inputs={"image": NOTED}, strength=0.6, clip_skip=1)
+    changed.save_png(picture, tmp_path / "y.png")
+    shown = Image.open(tmp_path / "y.png").text["parameters"]
+    assert "Model: calotype/emoji, Denoising strength: 0.6, Clip skip: 2, Version" in shown
 
 
 @pytest.mark.parametrize(("change", "words"), [
@@ -80,12 +96,28 @@ def test_other_programs_see_the_usual_words(tmp_path):
     ({"model_hash": "A" * 64}, "model_hash is 'AAA"),
     ({"revision": "../../main"}, "revision is '../../main', but must be 40 hex"),
     ({"dtype": "float61"}, "dtype is 'float61', but must be 'float32', .*; did you mean 'float16'"),
-    ({"task": "run"}, "task is 'run', but must be 'text-to-image'"),
+    ({"task": "run"}, "task is 'run', but must be 'text-to-image', .* or 'unconditional'"),
+    ({"task": "image-to-image"}, "of 'image-to-image' names no 'image'"),
+    ({"task": "inpainting", "inputs": {"image": NOTED}}, "of 'inpainting' names no 'mask'"),
+    ({"inputs": {"image": NOTED}}, "an input of 'text-to-image' is 'image'"),
+    ({"task": "image-to-image", "inputs": {"image": NOTED, "mask": NOTED}}, "is 'mask', but must be 'image'"),
+    ({"task": "image-to-image", "inputs": {"image": "photo.png"}}, "image is its file and its pixels, and this is 'photo.png'"),
+    ({"task": "image-to-image", "inputs": {"image": {**NOTED, "file": 3}}}, "image is its file and its pixels"),
+    ({"task": "image-to-image", "inputs": {"image": {**NOTED, "pixels": "A"}}}, "image has pixels 'A', but must have 64 hex"),
+    ({"inputs": ["image"]}, "inputs is dict"),
+    ({"strength": 1.5}, "strength is 1.5, but must be from 0 to 1"),
+    ({"padding": -1}, "padding is -1, but must be from 0 to 8192"),
+    ({"blur": 10**6}, "blur is 1000000"),
+    ({"overlay": 1}, "overlay is bool, and this is 1"),
+    ({"prompt_syntax": "latex"}, "prompt_syntax is 'latex', but must be None, 'a1111' or 'compel'"),
+    ({"clip_skip": True}, "clip_skip is int"),
     ({"index": 2, "batch": 2}, "picture 2 with seed 7 cannot be one of 2"),
     ({"index": 8, "batch": 9}, "picture 8 with seed 7"),
     ({"seed": -1}, "seed is -1"),
     ({"stepz": 3}, "no argument 'stepz'; did you mean 'steps'"),
-    ({"format": 2}, "format 2, newer than 1"),
+    ({"format": 3}, "format 3, newer than 2"),
+    ({"format": 0}, "format is 0"),
+    ({"format": True}, "format is int"),
     ({"format": "2"}, "format is int"),
 ])
 def test_what_cannot_be_is_named(tmp_path, change, words):
@@ -109,6 +141,12 @@ def test_a_recipe_that_lacks_something(tmp_path):
 def test_a_newer_format_is_read_as_far_as_it_is_known(tmp_path):
     newer = json.dumps(asdict(plain) | {"format": 9, "mood": "blue"})
     assert Recipe.from_png(write(tmp_path / "x.png", newer), anyway=True) == plain
+
+
+def test_the_first_format_is_read(tmp_path):
+    since = ("inputs", "strength", "padding", "blur", "overlay", "prompt_syntax", "long_prompts", "clip_skip")
+    first = {name: value for name, value in asdict(plain).items() if name not in since} | {"format": 1}
+    assert Recipe.from_png(write(tmp_path / "x.png", json.dumps(first))) == plain
 
 
 def test_no_recipe(tmp_path):

@@ -298,13 +298,18 @@ def test_output_types_and_checkers_of_ones_own(pipeline):
     own = calotype.StableDiffusionPipeline(**pipeline.components)
     pictures = 2 * torch.rand(3, 3, 32, 32) - 1
     for kind in ("pil", "np", "pt"):
+
+        def check(kind=kind):
+            checked, flags = own._check_safety(pictures)
+            return calotype.images.postprocess(checked, kind), flags
+
         own.safety_checker = None
-        plain, flags = own._check_safety(pictures, kind)
+        plain, flags = check()
         assert flags is None
         for answer in ([False] * 3, None):
             own.safety_checker = lambda images, clip_input, answer=answer: (images, answer)
-            images, flags = own._check_safety(pictures, kind)
+            images, flags = check()
             assert flags == answer and all(np.array_equal(*pair) for pair in zip(images, plain, strict=True))
         own.safety_checker = lambda images, clip_input: (0 * images, [True, False, True])  # as Diffusers shows them:
-        images, flags = own._check_safety(pictures, kind)  # from 0 to 1 what is withheld, from -1 to 1 what is not
+        images, flags = check()  # from 0 to 1 what is withheld, from -1 to 1 what is not
         assert [float(np.asarray(image).mean()) for image in images] == [0, 128 if kind == "pil" else 0.5, 0]

@@ -32,3 +32,21 @@ def randn(
         raise ValueError(f"the generator is on {drawn_on}, and the samples are on {device}; make it on either 'cpu' or that")
     noise = torch.randn(tuple(shape), generator=generator, device=drawn_on, dtype=dtype)
     return noise.to(device)
+
+
+def starting_noise(
+    shape: Sequence[int], generator: Generators = None, device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None, latents: Tensor | None = None,
+) -> Tensor:
+    """What `randn` draws; or, in its place, a caller's `latents`.
+
+    Raises:
+        ValueError: `latents` of another shape, or with values that are not finite.
+    """
+    if latents is None:
+        return randn(shape, generator, device, dtype)
+    if tuple(latents.shape) != tuple(shape):
+        raise ValueError(f"latents have the shape {list(latents.shape)}, and this call makes {list(shape)}")
+    if not torch.isfinite(latents).all():
+        raise ValueError("latents have values that are not finite")
+    return latents.to(device, dtype)

@@ -11,25 +11,30 @@ import json
 import os
 import platform
 import re
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from . import __version__
 from .files import staged_file
 from .hub import BUNDLED
-from .registry import SCHEDULERS, find
-from .words import check_choice, check_keywords, nearest
+from .registry import SCHEDULERS, find, known
+from .tasks import TASKS, OnStep, perform, turned
+from .words import check_choice, check_keywords, listing, nearest
 
-FORMAT = 1  # of recipes; older ones stay readable
+FORMAT = 2  # of recipes; older ones stay readable. 1 had texts alone: no inputs, nor what goes with them
 DTYPES = ("float32", "float16", "bfloat16")
+SYNTAXES = ("a1111", "compel")
 KEY = "calotype"  # of the PNG's text chunk
 
-_KINDS: dict[Any, Any] = {"str": str, "str | None": (str, type(None)), "int": int, "float": (int, float), "dict": dict}
+_KINDS: dict[Any, Any] = {"str": str, "str | None": (str, type(None)), "int": int, "int | None": (int, type(None)),
+                          "float": (int, float), "bool": bool, "dict": dict}
 _LIMITS = {"steps": (1, 10_000), "height": (1, 8192), "width": (1, 8192), "seed": (0, 2**53), "batch": (1, 64),
-           "index": (0, 63), "guidance": (-1e4, 1e4)}
+           "index": (0, 63), "guidance": (-1e4, 1e4), "strength": (0, 1), "padding": (0, 8192), "blur": (0, 1024),
+           "clip_skip": (0, 100)}
 _DIGITS = {"model_hash": 64, "pixels": 64, "revision": 40}
-_CHOICES = {"dtype": DTYPES, "task": ("text-to-image",), "generator": ("torch CPU mt19937",), "format": (FORMAT,)}
+_CHOICES = {"dtype": DTYPES, "task": tuple(TASKS), "generator": ("torch CPU mt19937",), "format": (FORMAT,),
+            "prompt_syntax": (None, *SYNTAXES)}
 
 
 def versions() -> dict[str, str]:
@@ -54,6 +59,9 @@ class Recipe:
         seed: of this picture's own generator. index, batch: it was picture `index` of `batch` made together, whose seeds
             follow each other. Alone it would be the same but for rounding; in such a batch it is the same.
         device: the type of device. versions: see `versions`. pixels: its `pixel_hash`, set when it is saved.
+        task: one of `TASKS`. inputs: the pictures it was made of: for each role the name of its `"file"` and the hash of its
+            `"pixels"`. strength, padding, blur, overlay: as the command line has them.
+        prompt_syntax, long_prompts, clip_skip: as `Request` has them.
     """
 
     model: str
@@ -77,13 +85,21 @@ class Recipe:
     versions: dict = field(default_factory=versions)
     pixels: str = ""
     task: str = "text-to-image"
+    inputs: dict = field(default_factory=dict)
+    strength: float = 1.0
+    padding: int | None = None
+    blur: int = 0
+    overlay: bool = False
+    prompt_syntax: str | None = None
+    long_prompts: bool = False
+    clip_skip: int | None = None
     format: int = FORMAT
 
     def __post_init__(self) -> None:
         for name, kind, value in ((entry.name, entry.type, getattr(self, entry.name)) for entry in fields(self)):
-            if not isinstance(value, _KINDS[kind]) or isinstance(value, bool):
+            if not isinstance(value, _KINDS[kind]) or (isinstance(value, bool) and kind != "bool"):
                 raise TypeError(f"a recipe's {name} is {kind}, and this is {value!r:.80}")
-            if name in _LIMITS and not _LIMITS[name][0] <= value <= _LIMITS[name][1]:  # NaN is neither
+            if name in _LIMITS and value is not None and not _LIMITS[name][0] <= value <= _LIMITS[name][1]:  # NaN is neither
                 raise ValueError(f"a recipe's {name} is {value!r:.80}, but must be from %g to %g" % _LIMITS[name])
             if name in _CHOICES:
                 check_choice(f"a recipe's {name}", value[:80] if isinstance(value, str) else value, _CHOICES[name])
@@ -92,9 +108,24 @@ class Recipe:
         if self.index >= self.batch or self.index > self.seed:
             raise ValueError(f"a recipe's picture {self.index} with seed {self.seed} cannot be one of {self.batch}")
         for key, value in self.scheduler_config.items():
-            if not key.isidentifier() or (isinstance(value, (int, float)) and not abs(value) <= 1e6):
+            large = isinstance(value, (int, float)) and not abs(value) <= 1e6  # NaN too
+            if not key.isidentifier() or (large and (key, value) != ("lambda_min_clipped", float("-inf"))):
                 raise ValueError(f"a recipe's scheduler_config cannot have {key!r:.80}: {value!r:.80}")
-        object.__setattr__(self, "guidance", float(self.guidance))
+        self._check_inputs()
+        for name in ("guidance", "strength"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+
+    def _check_inputs(self) -> None:
+        task = TASKS[self.task]
+        for role, noted in self.inputs.items():
+            check_choice(f"an input of {self.task!r}", role[:80], [*task.inputs, *task.optional])
+            good = isinstance(noted, dict) and noted.keys() == {"file", "pixels"}
+            if not good or not all(isinstance(value, str) for value in noted.values()):
+                raise TypeError(f"a recipe's {role} is its file and its pixels, and this is {noted!r:.80}")
+            if not re.fullmatch(r"[0-9a-f]{64}", noted["pixels"]):
+                raise ValueError(f"a recipe's {role} has pixels {noted['pixels']!r:.80}, but must have 64 hexadecimal digits")
+        if lacking := [role for role in task.inputs if role not in self.inputs]:
+            raise ValueError(f"a recipe of {self.task!r} names no {listing(lacking)}")
 
     def to_json(self) -> str:
         """The recipe as JSON text, in ASCII."""
@@ -112,6 +143,8 @@ class Recipe:
             if not anyway:
                 raise ValueError(f"the recipe has format {version!r:.20}, newer than {FORMAT}; --anyway takes what it can")
             content = {name: value for name, value in content.items() if name in names} | {"format": FORMAT}
+        if version == 1 and not isinstance(version, bool):
+            content["format"] = FORMAT  # what it lacks has defaults that say the same
         check_keywords("a recipe", content, names)
         return cls(**content)
 
@@ -140,9 +173,11 @@ class Recipe:
         from PIL.PngImagePlugin import PngInfo
 
         unwanted = f"\nNegative prompt: {self.negative_prompt}" if self.negative_prompt else ""
+        others = f"Denoising strength: {self.strength:g}, " if self.inputs else ""
+        others += f"Clip skip: {self.clip_skip + 1}, " if self.clip_skip is not None else ""  # their 1 leaves out no layer
         shown = (f"{self.prompt}{unwanted}\nSteps: {self.steps}, Sampler: {self.scheduler}, CFG scale: {self.guidance:g}, "
                  f"Seed: {self.seed}, Size: {self.width}x{self.height}, Model hash: {self.model_hash[:10]}, "
-                 f"Model: {self.model}, Version: Calotype {__version__}")
+                 f"Model: {self.model}, {others}Version: Calotype {__version__}")
         text = PngInfo()
         text.add_itxt(KEY, replace(self, pixels=pixel_hash(picture)).to_json())
         text.add_text("parameters", shown.encode("utf-8", "replace").decode())
@@ -163,28 +198,28 @@ class Recipe:
         if not (model or on_hub or self.model in BUNDLED):
             raise FileNotFoundError(f"the recipe names a local model, {self.model!r:.80}, and no folder is opened "
                                     "because a picture names it: say where it is with --model FOLDER")
-        if self.scheduler not in SCHEDULERS and not anyway:
+        usable = self.scheduler in SCHEDULERS or (self.scheduler.endswith("Scheduler") and known(self.scheduler))
+        if not usable and not anyway:
             raise ValueError(f"no scheduler {self.scheduler!r:.80}, as the recipe has it{nearest(self.scheduler, SCHEDULERS)}")
         pipeline: Any = DiffusionPipeline.from_pretrained(
             model or self.model, revision=None if model else self.revision, variant=self.variant,
             torch_dtype=getattr(torch, self.dtype), local_files_only=not (model or allow_download))
-        if self.scheduler in SCHEDULERS:
+        if usable:
             pipeline.scheduler = find(self.scheduler).from_config(self.scheduler_config)
-        return pipeline
+        return turned(pipeline, self.task, model or self.model)
 
-    def pictures(self, pipeline: Any, on_step: Callable[[int, int], object] = lambda done, total: None) -> list[Any]:
-        """All pictures of this one's batch, as PIL images. `on_step` is told the steps done and how many there are."""
-        import torch
+    def pictures(
+        self, pipeline: Any, on_step: OnStep = lambda done, total: None, inputs: Mapping[str, Any] | None = None
+    ) -> list[Any]:
+        """All pictures of this one's batch, as PIL images.
 
-        def after_step(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            on_step(step + 1, pipeline.num_timesteps)
-            return {}
+        Args:
+            pipeline: one for the task, as `load` gives it.
+            on_step: is told the model calls done and how many there are.
+            inputs: for each role in the recipe's `inputs` the picture, as `inputs.read_input` reads it.
+        """
+        return perform(self, pipeline, inputs or {}, on_step)
 
-        return pipeline(
-            self.prompt, height=self.height, width=self.width, num_inference_steps=self.steps, guidance_scale=self.guidance,
-            negative_prompt=self.negative_prompt, num_images_per_prompt=self.batch, callback_on_step_end=after_step,
-            generator=[torch.Generator("cpu").manual_seed(self.seed - self.index + i) for i in range(self.batch)]).images
-
-    def generate(self, pipeline: Any = None) -> Any:
-        """The picture, as a PIL image; by `pipeline`, or by the one that `load` finds."""
-        return self.pictures(pipeline or self.load())[self.index]
+    def generate(self, pipeline: Any = None, inputs: Mapping[str, Any] | None = None) -> Any:
+        """The picture, as a PIL image; by `pipeline`, or by the one that `load` finds. `inputs` as for `pictures`."""
+        return self.pictures(pipeline or self.load(), inputs=inputs)[self.index]

@@ -57,7 +57,7 @@ def test_twelve_prompts(diffusers, theirs, ours, name, guidance):
     ours.scheduler = getattr(calotype, name).from_config(ours.scheduler.config)
     expected = pictures(theirs, guidance_scale=guidance)
     # ancestral noise and strong guidance amplify most: there, some values of one picture are further than one level
-    assert_same(pictures(ours, guidance_scale=guidance), expected, 0.01, 1e-4 if name == "DDPMScheduler" else 0.0)
+    assert_same(pictures(ours, guidance_scale=guidance), expected, 0.01, 3e-4 if name == "DDPMScheduler" else 0.0)
 
 
 def test_fifty_steps(diffusers, theirs, ours):

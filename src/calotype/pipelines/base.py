@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -20,6 +21,7 @@ from ..outputs import Output
 from ..registry import PIPELINES, entry, find, known
 from ..weight_files import is_weights
 from ..words import check_keywords, listing, nearest
+from .generation import Step, Stop
 
 _log = logging.getLogger(__name__)
 _Self = TypeVar("_Self", bound="DiffusionPipeline")
@@ -54,6 +56,7 @@ class DiffusionPipeline(Configured):
         """Make `components` attributes of the pipeline, and part of what it saves."""
         self._names: tuple[str, ...] = tuple(components)
         self._progress: dict[str, Any] = {}
+        self._stop = Stop()
         for name, component in components.items():
             setattr(self, name, component)
 
@@ -219,6 +222,34 @@ class DiffusionPipeline(Configured):
             for target in targets:
                 model.to(target)
         return self
+
+    # -- while it runs --------------------------------------------------------------------------------------------------
+
+    _streaming: bool = False
+
+    def stream(self, *args: Any, **kwargs: Any) -> Iterator[Step]:
+        """The call with these arguments, step by step: `for step in pipeline.stream("a cat"): step.preview()[0].show()`.
+
+        A generation goes no further than its consumer: leave the loop, and it has ended. The last step's `output` is what
+        the call returns.
+        """
+        own = copy.copy(self)
+        own._streaming = True
+        return own(*args, **kwargs)  # type: ignore[operator]
+
+    @property
+    def interrupt(self) -> bool:
+        """Set it, in a callback or from another thread, to end generations after the step that they are in.
+
+        On the pipeline that a callback is given, it ends that generation; on the one that was called, all that run.
+        """
+        return self._stop.wanted
+
+    @interrupt.setter
+    def interrupt(self, wanted: bool) -> None:
+        self._stop.wanted = bool(wanted)
+
+    _interrupt = interrupt
 
     # -- progress -----------------------------------------------------------------------------------------------------
 

@@ -8,15 +8,17 @@ import torch
 from torch import Tensor
 
 from ..images import OUTPUT_TYPES, postprocess
-from ..randomness import Generators, randn
-from ..runtime.packed import packed_convolutions
+from ..randomness import Generators, starting_noise
+from ..schedulers.table import Table
 from ..words import check_choice
 from .base import DiffusionPipeline, ImagePipelineOutput
-from .loop import denoise
+from .decoding import decoded
+from .generation import Generation
+from .loop import Predict
 
 
 class UnconditionalPipeline(DiffusionPipeline):
-    """A UNet of pixels and a scheduler."""
+    """A network and a scheduler, and perhaps an autoencoder: what is told nothing, or a class at most."""
 
     unet: Any
     scheduler: Any
@@ -24,28 +26,64 @@ class UnconditionalPipeline(DiffusionPipeline):
     def __init__(self, unet: Any, scheduler: Any):
         self.register_modules(unet=unet, scheduler=scheduler)
 
-    def _sample(
-        self, batch_size: int, generator: Generators, steps: int, output_type: str, return_dict: bool, **options: Any
-    ) -> Any:
-        check_choice("output_type", output_type, OUTPUT_TYPES)
-        if batch_size < 1:
+    @property
+    def _network(self) -> Any:
+        return self.unet
+
+    @property
+    def _autoencoder(self) -> Any:
+        """The autoencoder whose latents are sampled; `None` where pixels are."""
+        return None
+
+    def _noise(self, batch_size: int, generator: Generators, latents: Tensor | None = None) -> Tensor:
+        """[B, C, H, W] the noise to begin with, of the network's own size; or the caller's `latents`, if they have that shape."""
+        if isinstance(batch_size, bool) or batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, but must be at least 1")
-        table = self.scheduler.table(steps, **options)
-        size = self.unet.config.sample_size
+        network = self._network
+        size = network.config.sample_size
         if size is None:
             raise ValueError("the UNet's config has no sample_size: it does not say how large its pictures are")
-        shape = (batch_size, self.unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
-        device = self.unet.device
-        noise = randn(shape, generator, device, self.unet.dtype) * table.init_noise_sigma
-        moments = self.unet.moments(table.timesteps.to(device))
-        with self.progress_bar(total=len(table)) as bar, packed_convolutions(self.fast):
+        shape = (batch_size, network.config.in_channels, *((size, size) if isinstance(size, int) else size))
+        return starting_noise(shape, generator, network.device, network.dtype, latents)
 
-            def predict(row: int, sample: Tensor) -> Tensor:
-                bar.update()
-                return self.unet(sample, moments[row], return_dict=False)[0]
+    def _decode(self, sample: Tensor, generator: Generators) -> Tensor:
+        """Pictures in [-1, 1] from the denoised sample."""
+        if self._autoencoder is None:
+            return sample
+        return decoded(self._autoencoder, sample / self._autoencoder.config.scaling_factor, generator=generator)
 
-            pictures = postprocess(denoise(table, noise, predict, generator), output_type)
-        return ImagePipelineOutput(pictures) if return_dict else (pictures,)
+    def _sample(
+        self, batch_size: int, generator: Generators, steps: int | None, output_type: str, return_dict: bool, **options: Any
+    ) -> Any:
+        """Sample with the network alone; `options` go to the scheduler's table."""
+        check_choice("output_type", output_type, OUTPUT_TYPES)
+        table = self.scheduler.table(steps, **options)
+        noise = self._noise(batch_size, generator) * table.init_noise_sigma
+        return self._run(table, noise, self._told_only_time(table), generator, output_type, return_dict)
+
+    def _told_only_time(self, table: Table) -> Predict:
+        moments = self.unet.moments(table.timesteps.to(self.unet.device))
+
+        def predict(row: int, sample: Tensor) -> Tensor:
+            return self.unet(sample, moments[row], return_dict=False)[0]
+
+        return predict
+
+    def _run(
+        self, table: Table, sample: Tensor, predict: Predict, generator: Generators, output_type: str, return_dict: bool
+    ) -> Any:
+        """Run the loop from `sample` on, and return pictures as they are asked for."""
+        check_choice("output_type", output_type, OUTPUT_TYPES)
+
+        def pictures(sample: Tensor, kind: str) -> Any:
+            return sample if kind == "latent" else postprocess(self._decode(sample, generator), kind)
+
+        def develop(sample: Tensor) -> Any:
+            made = pictures(sample, output_type)
+            return ImagePipelineOutput(made) if return_dict else (made,)
+
+        looked_at = None if self._autoencoder is not None else lambda sample: pictures(sample, "pil")
+        return Generation(self).run(table, sample, predict, develop, generator, None, self._autoencoder, looked_at)
 
 
 class DDPMPipeline(UnconditionalPipeline):

@@ -1,11 +1,9 @@
-"""Guidance: strengthen what the prompt adds to a prediction."""
+"""Guidance: strengthen what a condition adds to a prediction."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-
-from ..models.embeddings import sinusoidal
 
 
 def guide(output: Tensor, scale: float, rescale: float = 0.0) -> Tensor:
@@ -29,7 +27,15 @@ def guide(output: Tensor, scale: float, rescale: float = 0.0) -> Tensor:
     return guided
 
 
-def embed_guidance_scale(scale: float, channels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[1, channels] a guidance scale for models that take it as an input (Meng et al. 2023; LCM)."""
-    value = torch.tensor([(scale - 1) * 1000.0], device=device)
-    return sinusoidal(value, channels, freq_shift=1).to(dtype)
+def guide_edit(output: Tensor, text_scale: float, image_scale: float) -> Tensor:
+    """Guidance by an instruction and by the picture that is edited (Brooks et al. 2023, equation 3).
+
+    Args:
+        output: [3B, …] predictions given both, given the picture alone, and given neither.
+        text_scale, image_scale: how much either counts; 1 is the prediction given both.
+
+    Returns:
+        [B, …] the guided prediction.
+    """
+    both, picture, neither = output.chunk(3)
+    return neither + text_scale * (both - picture) + image_scale * (picture - neither)

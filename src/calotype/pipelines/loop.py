@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
-from ..randomness import Generators, randn
+from ..randomness import Generators
 from ..schedulers.table import Table
 
 Predict = Callable[[int, Tensor], Tensor]
 """Row and sample, scaled for the model, to the model's (guided) output."""
 
-AfterStep = Callable[[int, Tensor], Tensor | None]
-"""Row and new sample to the sample to go on with, or `None` to stop here."""
+AfterStep = Callable[[int, Tensor], Tensor]
+"""Row and new sample to the sample to go on with."""
 
 
 def denoise(
     table: Table, sample: Tensor, predict: Predict, generator: Generators = None, after_step: AfterStep | None = None
-) -> Tensor:
-    """Take `sample` [B, …] through all rows of `table`.
+) -> Iterator[tuple[int, Tensor]]:
+    """Take `sample` [B, …] through all rows of `table`: each row, and the sample that it gives.
 
     Everything that changes is a local variable: one table, one model and one pipeline serve any number of loops at once.
     """
@@ -27,11 +27,8 @@ def denoise(
     for row in range(len(table)):
         scale = table.input_scale[row]
         output = predict(row, sample if scale == 1 else sample * scale)
-        noise = randn(sample.shape, generator, sample.device, output.dtype) if table.draws_noise(row) else None
+        noise = table.draw(row, sample, generator, output.dtype, state)
         sample = table.step(row, output, sample, state, noise)
         if after_step is not None:
-            following = after_step(row, sample)
-            if following is None:
-                break
-            sample = following
-    return sample
+            sample = after_step(row, sample)
+        yield row, sample

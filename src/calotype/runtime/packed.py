@@ -27,7 +27,12 @@ _log = logging.getLogger(__name__)
 _SIZES_KEPT = 3  # input sizes a layer remembers; a layout is as large as the weight
 _MOST_ROWS = 1024  # of a matrix product: with more, laying the weight out is a small part of it
 
-_scope: ContextVar[set[int] | None] = ContextVar("packed_convolutions", default=None)
+
+
+Scope = set[int]
+"""The layers whose layouts were compared with their weights; one a generation."""
+
+_scope: ContextVar[Scope | None] = ContextVar("packed_convolutions", default=None)
 
 
 class _Layouts:
@@ -42,9 +47,12 @@ _layouts: WeakKeyDictionary[nn.Module, _Layouts] = WeakKeyDictionary()
 
 
 @contextmanager
-def packed_convolutions(enabled: bool = True) -> Iterator[None]:
-    """Let convolutions inside this block, on the CPU and without gradients, use layouts of their own."""
-    token = _scope.set(set() if enabled and _works() else None)
+def packed_convolutions(enabled: bool = True, scope: Scope | None = None) -> Iterator[None]:
+    """Let convolutions inside this block, on the CPU and without gradients, use layouts of their own.
+
+    Several blocks may share a `scope`, so that weights are compared once for all of them.
+    """
+    token = _scope.set((set() if scope is None else scope) if enabled and _works() else None)
     try:
         yield
     finally:
@@ -81,7 +89,7 @@ def _suits(layer: nn.Conv2d | nn.Linear, x: Tensor) -> bool:
     return single and x.device.type == "cpu" and not torch.is_grad_enabled()
 
 
-def _layout(layer: nn.Module, size: tuple[int, ...], scope: set[int], make: Callable[[], Tensor]) -> Tensor:
+def _layout(layer: nn.Module, size: tuple[int, ...], scope: Scope, make: Callable[[], Tensor]) -> Tensor:
     """The layout for an input size, made when first met: rounding must not depend on what was computed before."""
     kept = _layouts.get(layer)
     if kept is None:

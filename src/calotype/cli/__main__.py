@@ -1,0 +1,5 @@
+"""`python -m calotype.cli`."""
+
+from . import main
+
+main()

@@ -1,0 +1,161 @@
+"""What can be typed after more than one command, and how it is checked."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+from typer import Option
+
+from ..recipe import DTYPES, SYNTAXES
+from ..scheduler_names import meaning
+from ..words import listing, nearest
+
+FORMATS = (".png", ".jpg", ".jpeg", ".webp")
+CHECKPOINT = "A bundled name, a folder, or a Hub repository."
+DEFAULT_MODEL = "calotype/emoji"
+_NATURAL = "the model's, or the given picture's"
+
+
+def one_of(what: str, allowed: Sequence[str], read: Callable[[Any], str] = str) -> Callable[[Any], Any]:
+    """A check of an option, that what `read` sees in it is one of `allowed`."""
+
+    def check(given: Any) -> Any:
+        if given is not None and read(given) not in allowed:
+            raise typer.BadParameter(f"{what} is {read(given)!r}, but must be {listing(allowed)}{nearest(read(given), allowed)}")
+        return given
+
+    return check
+
+
+def _solver(given: str | None) -> str | None:
+    try:
+        return given and meaning(given) and given
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+saved_as = one_of("the file's extension", FORMATS, lambda path: path.suffix.lower())
+
+Device = Annotated[str | None, Option(help="cuda, cuda:1, mps or cpu.", show_default="the best there is")]
+Overwrite = Annotated[bool | None, Option(help="Replace files that exist.", show_default="yes")]
+Variant = Annotated[str | None, Option(help="The weights of this variant (fp16) where there are such.")]
+Revision = Annotated[str | None, Option(help="Branch, tag or commit of a Hub repository.")]
+Steps = Annotated[int | None, Option(
+    min=1, max=10_000, help="More is slower and, up to a point, better.", show_default="the pipeline's, mostly 50")]
+Strength = Annotated[float, Option(help="How much of it is made anew: above 0, to 1.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The checkpoint, and how it runs."""
+
+    model: Annotated[str, Option(help=CHECKPOINT)]
+    scheduler: Annotated[str | None, Option(
+        callback=_solver, help="Another solver, by class or short name; see `calotype schedulers`.")] = None
+    device: Device = None
+    dtype: Annotated[str | None, Option(callback=one_of("dtype", DTYPES), help=(
+        f"{', '.join(DTYPES)}."), show_default="float16 on cuda, else float32")] = None
+    variant: Variant = None
+    revision: Revision = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSource(Source):
+    """The checkpoint, and how it runs."""
+
+    model: Annotated[str, Option(help=CHECKPOINT)] = DEFAULT_MODEL
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """The prompt."""
+
+    steps: Steps = None
+    guidance: Annotated[float | None, Option(
+        help="How much the prompt counts; up to 1 not at all, which is faster.",
+        show_default="the pipeline's, mostly 7.5")] = None
+    negative: Annotated[str, Option(help="What should not be seen.")] = ""
+    syntax: Annotated[str | None, Option(callback=one_of("syntax", SYNTAXES), help=(
+        "How weights are written in prompts: a1111, as (red:1.3), or compel, as red++."), show_default="there are none")] = None
+    wildcards: Annotated[bool, Option("--wildcards", help="Of {red|blue}, each picture has one, by its seed.")] = False
+    long: Annotated[bool, Option("--long", help="Read prompts to their end, in chunks, where the model would cut them.")] = False
+    clip_skip: Annotated[int | None, Option(min=0, max=100, help="Leave out that many last layers of the text encoder.")] = None
+
+    def read(self, prompt: str, seed: int) -> str:
+        """The prompt of the picture with this seed."""
+        if not self.wildcards:
+            return prompt
+        from ..prompts.wildcards import expand_wildcards
+
+        return expand_wildcards(prompt, seed)
+
+    def facts(self) -> dict[str, Any]:
+        """What a recipe says of them; what is the pipeline's to say is left out."""
+        given = {"steps": self.steps, "guidance": self.guidance}
+        return {"negative_prompt": self.negative, "prompt_syntax": self.syntax, "long_prompts": self.long,
+                "clip_skip": self.clip_skip, **{name: value for name, value in given.items() if value is not None}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saving:
+    """The pictures."""
+
+    output: Annotated[Path | None, Option("--output", "-o", callback=saved_as, help=(
+        f"Where to save it: {', '.join(FORMATS)}. PNG keeps the recipe."), show_default="NAME-SEED.png")] = None
+    grid: Annotated[Path | None, Option(callback=saved_as, help=(
+        "Save a contact sheet of all pictures here; without -o or --out-dir, nothing else."))] = None
+    seed: Annotated[int | None, Option(
+        min=0, max=2**52, help="Picture i has the seed SEED + i.", show_default="random")] = None
+    count: Annotated[int, Option(min=1, help="How many pictures: NAME-0.png, NAME-1.png, …")] = 1
+    overwrite: Overwrite = None
+
+    @functools.cached_property
+    def first_seed(self) -> int:
+        """The seed, or a random one."""
+        return secrets.randbelow(2**32) if self.seed is None else self.seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """The pictures."""
+
+    height: Annotated[int | None, Option(min=1, help="In pixels.", show_default=_NATURAL)] = None
+    width: Annotated[int | None, Option(min=1, help="In pixels.", show_default=_NATURAL)] = None
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command have the fields of its dataclass parameters as options of their own, after those it names itself."""
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    shown = [parameter.replace(annotation=hints[name]) for name, parameter in inspect.signature(command).parameters.items()
+             if name not in groups]
+    for group in groups.values():
+        options = get_type_hints(group, include_extras=True)
+        shown += [inspect.Parameter(
+            entry.name, inspect.Parameter.KEYWORD_ONLY, annotation=_in_panel(options[entry.name], group.__doc__),
+            default=inspect.Parameter.empty if entry.default is MISSING else entry.default) for entry in fields(group)]
+
+    @functools.wraps(command)
+    def called(**given: Any) -> None:
+        settings = {name: group(**{entry.name: given.pop(entry.name) for entry in fields(group)})
+                    for name, group in groups.items()}
+        return command(**given, **settings)
+
+    called.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+    return called
+
+
+def _in_panel(annotation: Any, name: str) -> Any:
+    """The same option, shown under a heading in the help."""
+    option = copy.copy(annotation.__metadata__[0])
+    option.rich_help_panel = name.rstrip(".")
+    return Annotated[annotation.__origin__, option]

@@ -1,0 +1,54 @@
+"""`info`: what a checkpoint is made of. `schedulers`: what `--scheduler` takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from ..contents import describe
+from ..registry import SCHEDULERS, find
+from ..scheduler_names import short_names
+from ..words import some
+from .options import CHECKPOINT, Revision, Variant
+
+
+def info(
+    model: Annotated[str, Argument(help=CHECKPOINT)],
+    as_json: Annotated[bool, Option("--json", help="The same as JSON.")] = False,
+    variant: Variant = None,
+    revision: Revision = None,
+) -> None:
+    """Show what a checkpoint on this machine is made of, without loading it."""
+    facts = describe(model, revision, variant)
+    if as_json:
+        return typer.echo(json.dumps(facts, indent=2))
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("component", "class", "parameters", "dtypes", "size", "files", box=None, header_style="bold", pad_edge=False)
+    for part in facts["components"]:
+        files = some([Path(file).name for file in part["files"]], 3) if part["used"] else "unknown class; left out"
+        table.add_row(part["name"] or "itself", part["class"], f"{part['parameters']:,}" if part["parameters"] else "",
+                      ", ".join(part["dtypes"]), f"{part['bytes'] / 1e6:,.1f} MB", escape(files))
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(escape(f"{model} is a {facts['class']} ({facts['where']}: {facts['folder']})"))
+    console.print(table)
+    if facts["picture_size"]:
+        console.print("picture size: {} x {}".format(*facts["picture_size"]))
+    if facts["scheduler"]:
+        console.print("scheduler: " + escape(", ".join(f"{n.removeprefix('_')} {v}" for n, v in facts["scheduler"].items())))
+    console.print(f"content hash: {facts['content_hash']}")
+
+
+def schedulers() -> None:
+    """List the solvers that `--scheduler` takes."""
+    for name in SCHEDULERS:
+        short = ", ".join(short_names(name))
+        typer.echo(f"{name:<36}{(find(name).__doc__ or '').strip().splitlines()[0]}" + (f"  [{short}]" if short else ""))
+    typer.echo("Short names are in brackets; _karras, _exponential or _beta at the end of most of them places the levels by a "
+               "ramp.")

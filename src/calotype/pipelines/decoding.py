@@ -1,0 +1,33 @@
+"""Latents to pictures, with an eye on what is not finite."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_log = logging.getLogger(__name__)
+
+
+def decoded(autoencoder: Any, latents: Tensor, **options: Any) -> Tensor:
+    """[B, 3, H, W] in [-1, 1] from unscaled latents; `options` go to the autoencoder.
+
+    What overflows in half precision is decoded again in single precision.
+
+    Raises:
+        FloatingPointError: latents or pictures are not finite.
+    """
+    if not torch.isfinite(latents).all():
+        raise FloatingPointError(
+            f"the latents are not finite: the model overflowed in {latents.dtype}, or the scheduler does not suit it; "
+            "try torch.bfloat16 or torch.float32")
+    pictures: Tensor = autoencoder.decode(latents.to(autoencoder.dtype), **options).sample
+    if autoencoder.dtype != torch.float32 and not torch.isfinite(pictures).all():
+        _log.warning("the autoencoder overflowed in %s; it decodes again in float32", autoencoder.dtype)
+        pictures = copy.deepcopy(autoencoder).float().decode(latents.float(), **options).sample
+    if not torch.isfinite(pictures).all():
+        raise FloatingPointError("the decoded pictures are not finite: the autoencoder's weights or the latents are damaged")
+    return pictures

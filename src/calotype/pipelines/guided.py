@@ -1,0 +1,193 @@
+"""A generation under a text: what the model is told beside the sample, and how its predictions are guided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..models.embeddings import sinusoidal
+from ..prompts.encode import Prompt, encode_pair
+from ..randomness import randn, starting_noise
+from ..schedulers.table import Table
+from .generation import Generation
+from .guidance import guide
+from .request import Request
+
+Guide = Callable[[Tensor], Tensor]
+"""[copies · B, …] predictions to [B, …] one."""
+
+
+class GuidedGeneration(Generation):
+    """One call of a text-guided pipeline.
+
+    Attributes:
+        text: [copies · B, L, C] hidden states: one copy, or the unwanted ones and then the wanted ones.
+        unwanted: [B, L, C] the former, or `None`.
+        size: B, the pictures that are made.
+        held: tensors that the model or the task looks at in every step; callbacks may change them.
+    """
+
+    text: Tensor
+    unwanted: Tensor | None = None
+    size: int
+
+    def __init__(self, pipeline: Any, request: Request, guidance_scale: float):
+        super().__init__(pipeline)
+        self.request = request
+        self.pipeline._guidance_scale = guidance_scale
+        self.unet = pipeline.unet
+        self.device, self.dtype = self.unet.device, self.unet.dtype
+        self.held: dict[str, Tensor] = {}
+
+    def read(self, prompt: Prompt, pictures: int = 1) -> None:
+        """Encode the prompts. One prompt serves any number of `pictures` that are to be changed."""
+        request, pipeline = self.request, self.pipeline
+        wanted, unwanted = encode_pair(
+            pipeline.tokenizer, pipeline.text_encoder, prompt, request.negative_prompt, 1,
+            pipeline.do_classifier_free_guidance, request.prompt_embeds, request.negative_prompt_embeds, request.clip_skip,
+            self.dtype, prompt_syntax=request.prompt_syntax, long_prompts=request.long_prompts)
+        if pictures > 1 and len(wanted) not in (1, pictures):
+            raise ValueError(f"{pictures} pictures for {len(wanted)} prompts: give one, or one for each")
+        self.condition(wanted, unwanted, pictures)
+
+    def condition(self, wanted: Tensor, unwanted: Tensor | None, pictures: int = 1) -> None:
+        """Take hidden states [n, L, C] of what is wanted and, for guidance, of what is not: each for its pictures."""
+
+        def ready(states: Tensor) -> Tensor:
+            states = states.to(self.device, self.dtype).expand(max(pictures, len(states)), -1, -1)
+            return states.repeat_interleave(self.request.num_images_per_prompt, dim=0)
+
+        self.text, self.unwanted = ready(wanted), None if unwanted is None else ready(unwanted)
+        self.size = len(self.text)
+        if self.unwanted is not None:
+            self.text = torch.cat([self.unwanted, self.text])
+
+    def table(
+        self, steps: int, timesteps: Sequence[float] | None = None, sigmas: Sequence[float] | None = None, strength: float = 1.0
+    ) -> Table:
+        """The table of the pipeline's scheduler; of a `strength` below 1, its last part."""
+        scheduler = self.pipeline.scheduler
+        options = {"eta": self.request.eta} if "eta" in scheduler.step_options() else {}
+        begin = 0
+        if strength < 1:
+            count = steps if timesteps is None and sigmas is None else len(timesteps or sigmas or ())
+            skipped = count - min(int(count * strength), count)
+            if skipped >= count:
+                raise ValueError(f"strength {strength} leaves none of {count} steps: at least {1 / count:g} leaves one")
+            begin = skipped * scheduler.order
+        given = None if timesteps is not None or sigmas is not None else steps
+        table: Table = scheduler.table(given, timesteps=timesteps, sigmas=sigmas, begin=begin, **options)
+        return table
+
+    def noise(self, channels: int, height: int, width: int, latents: Tensor | None = None) -> Tensor:
+        """[B, C, H, W] standard normal noise of the generators; or the caller's `latents`, if they have that shape."""
+        return starting_noise(
+            (self.size, channels, height, width), self.request.generator, self.device, self.dtype, latents)
+
+    def for_each(self, given: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
+        """[B, …] what `make`, which draws, makes of what is given for n pictures [n, …]: each for its share of B.
+
+        One generator draws once for all pictures of a share; a list, for each of them from its own.
+        """
+        each = self.size // len(given)
+        if isinstance(self.request.generator, (list, tuple)):
+            return make(given.repeat_interleave(each, dim=0))
+        return make(given).repeat_interleave(each, dim=0)
+
+    def skip_noise(self, size: int, *shape: int) -> None:
+        """Let the generators go on as if they had drawn noise for `size` samples of `shape`, or each for its own.
+
+        Seeds then mean the pictures that people know, where these are made with a draw that has no use here.
+        """
+        generator = self.request.generator
+        randn((self.size if isinstance(generator, (list, tuple)) else size, *shape), generator, self.device, self.dtype)
+
+    def finish(
+        self, table: Table, latents: Tensor, develop: Callable[[Tensor], Any], *, joined: Sequence[str] = (),
+        put_back: Callable[[int, Tensor], Tensor] | None = None, class_labels: Tensor | None = None,
+        combine: Guide | None = None, translate: Callable[[Tensor], Tensor] | None = None, timestep_cond: Tensor | None = None,
+        times: Tensor | None = None,
+    ) -> Any:
+        """Run the loop, and return what `develop` makes of the last latents.
+
+        Args:
+            table, latents: where it begins.
+            joined: names of `held` tensors that the model sees as further channels; [B, …], or [copies · B, …].
+            put_back: row and sample to the sample with what is known put back.
+            class_labels: [B, …] for models that are conditioned on them; or [copies · B, …].
+            combine: how predictions are guided; by default as `guidance.guide` does.
+            translate: the model's output to what the scheduler reads; before predictions are guided.
+            timestep_cond: [B or copies · B, C] what the model is told with the time; by default the guidance scale, where it
+                wants that.
+            times: [n] what the model is told, row by row, instead of the table's timesteps.
+        """
+        pipeline, request, unet = self.pipeline, self.request, self.unet
+        given = latents.shape[1] + sum(self.held[name].shape[1] for name in joined)
+        if given != unet.config.in_channels:
+            raise ValueError(f"this UNet was trained for another task: it reads {unet.config.in_channels} channels, and a "
+                             f"{type(pipeline).__name__} gives it {given}")
+        timesteps = table.timesteps.to(self.device)
+        channels = unet.config.time_cond_proj_dim
+        if channels is not None and timestep_cond is None:
+            scale = _embed_scale(pipeline._guidance_scale, channels, self.dtype, self.device)
+            self.held["w_embedding"] = scale.expand(self.size, -1)
+
+        def moments() -> Any:
+            beside = self.held.get("w_embedding", timestep_cond)
+            return unet.moments(timesteps if times is None else times, class_labels=self._for_copies(class_labels),
+                                timestep_cond=self._for_copies(beside))
+
+        at, kept = moments(), unet.keep(self.text)
+
+        def predict(row: int, sample: Tensor) -> Tensor:
+            copies = len(self.text) // len(sample)
+            parts = [sample, *(self.held[name] for name in joined)]
+            whole = [part.repeat(copies * len(sample) // len(part), 1, 1, 1) for part in parts]
+            output = unet(torch.cat(whole, dim=1) if joined else whole[0], at[row], kept,
+                          cross_attention_kwargs=request.cross_attention_kwargs, return_dict=False)[0]
+            output = translate(output) if translate else output
+            if copies == 1:
+                return output
+            return combine(output) if combine else guide(output, pipeline._guidance_scale, request.guidance_rescale)
+
+        def after_step(row: int, sample: Tensor) -> Tensor:
+            nonlocal kept, at
+            if put_back is not None:
+                sample = put_back(row, sample)
+            if request.callback_on_step_end is not None:
+                text, scale = self.text, self.held.get("w_embedding")
+                sample = self._call_back(row, timesteps[row], sample)
+                if self.text is not text:
+                    kept = unet.keep(self.text)
+                if self.text is not text or self.held.get("w_embedding") is not scale:
+                    at = moments()
+            return sample
+
+        return self.run(table, latents, predict, develop, request.generator, after_step, pipeline.vae)
+
+    def _for_copies(self, condition: Tensor | None) -> Tensor | None:
+        """[copies · B, …] of a condition of B pictures; of one of more copies than there are, the last, which are of what is
+        wanted."""
+        if condition is None or len(condition) >= len(self.text):
+            return condition if condition is None else condition[-len(self.text):]
+        return condition.repeat(len(self.text) // len(condition), *[1] * (condition.ndim - 1))
+
+    def _call_back(self, row: int, timestep: Tensor, sample: Tensor) -> Tensor:
+        everything = {**self.held, "latents": sample, "prompt_embeds": self.text, "negative_prompt_embeds": self.unwanted}
+        given: dict[str, Any] = {name: everything[name] for name in self.request.callback_on_step_end_tensor_inputs}
+        callback = self.request.callback_on_step_end
+        assert callback is not None
+        changed: Mapping[str, Any] = callback(self.pipeline, row, timestep, given) or {}
+        self.text = changed.get("prompt_embeds", self.text)
+        self.unwanted = changed.get("negative_prompt_embeds", self.unwanted)
+        self.held.update({name: changed[name] for name in self.held.keys() & changed.keys()})
+        return changed.get("latents", sample)
+
+
+def _embed_scale(scale: float, channels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[1, channels] a guidance scale for models that take it as an input (Meng et al. 2023; Luo et al. 2023)."""
+    value = torch.tensor([(scale - 1) * 1000.0], device=device)
+    return sinusoidal(value, channels, freq_shift=1).to(dtype)
