@@ -141,6 +141,25 @@ def test_kinds_of_pictures(task):
         assert np.allclose(call(image=same, generator=seeded(1)[0]), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "L", "P", "1", "CMYK", "I;16", "F"])
+@pytest.mark.parametrize("task", ["Img2Img", "Inpaint"])
+def test_pictures_of_any_mode(task, mode):
+    """What they show is changed: palettes, ink and 16 bits are read, what is transparent is laid on white."""
+    shown = Image.new("RGB", (16, 16), (200, 200, 200))
+    image = shown.convert("L").convert(mode.removesuffix(";16")) if mode != "P" else shown.quantize()
+    if mode == "I;16":
+        image = Image.fromarray(np.full((16, 16), 200 * 257, np.uint16))
+    if mode == "1":
+        shown = Image.new("RGB", (16, 16), (255, 255, 255))
+        image = shown.convert("1")
+    call = of_task(task)
+    assert np.allclose(call(image=image, generator=seeded(1)[0]), call(image=shown, generator=seeded(1)[0]), atol=0.02)
+    if mode in ("RGBA", "LA"):
+        image.putalpha(0)
+        white = Image.new("RGB", (16, 16), "white")
+        assert np.allclose(call(image=image, generator=seeded(1)[0]), call(image=white, generator=seeded(1)[0]), atol=1e-5)
+
+
 def test_latents_stand_for_a_picture():
     call = of_task("Img2Img")
     assert call(image=torch.randn(1, 4, 8, 8)).shape == (1, 16, 16, 3)

@@ -69,17 +69,17 @@ class GuidedGeneration(Generation):
         self, steps: int, timesteps: Sequence[float] | None = None, sigmas: Sequence[float] | None = None, strength: float = 1.0
     ) -> Table:
         """The table of the pipeline's scheduler; of a `strength` below 1, its last part."""
-        scheduler = self.pipeline.scheduler
+        scheduler, places = self.pipeline.scheduler, timesteps if timesteps is not None else sigmas
         options = {"eta": self.request.eta} if "eta" in scheduler.step_options() else {}
         begin = 0
         if strength < 1:
-            count = steps if timesteps is None and sigmas is None else len(timesteps or sigmas or ())
+            count = steps if places is None else len(places)
             skipped = count - min(int(count * strength), count)
             if skipped >= count:
                 raise ValueError(f"strength {strength} leaves none of {count} steps: at least {1 / count:g} leaves one")
             begin = skipped * scheduler.order
-        given = None if timesteps is not None or sigmas is not None else steps
-        table: Table = scheduler.table(given, timesteps=timesteps, sigmas=sigmas, begin=begin, **options)
+        table: Table = scheduler.table(
+            steps if places is None else None, timesteps=timesteps, sigmas=sigmas, begin=begin, **options)
         return table
 
     def noise(self, channels: int, height: int, width: int, latents: Tensor | None = None) -> Tensor:

@@ -40,7 +40,7 @@ class LatentPipeline(DiffusionPipeline):
 
     _callback_tensor_inputs: tuple[str, ...] = ("latents", "prompt_embeds", "negative_prompt_embeds")
 
-    @cached_property
+    @property
     def vae_scale_factor(self) -> int:
         """Pixels a latent, each way."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
