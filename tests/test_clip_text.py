@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 import torch
+from near import assert_near, assert_same_output
 from safetensors.torch import load_file, save_file
 
 from calotype.hub import BUNDLED
@@ -22,19 +23,6 @@ CLASSES = [CLIPTextModel, CLIPTextModelWithProjection]
 @pytest.fixture(scope="module")
 def transformers():
     return pytest.importorskip("transformers")
-
-
-def assert_near(mine, reference):
-    assert mine.shape == reference.shape and mine.dtype == reference.dtype
-    assert (mine - reference).abs().max() <= 1e-5 * reference.abs().max()
-
-
-def assert_same_output(mine, reference):
-    assert mine.keys() == list(reference.keys())
-    for name, value in mine.items():
-        pairs = zip(value, reference[name], strict=True) if name == "hidden_states" else [(value, reference[name])]
-        for one, other in pairs:
-            assert_near(one, other)
 
 
 def make_theirs(transformers, kind, **entries):

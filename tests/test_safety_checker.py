@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from near import assert_near, assert_same_output
 from safetensors.torch import load_file, save_file
 
 import calotype
@@ -56,19 +57,6 @@ def their_class():
 @pytest.fixture
 def whole_config(transformers):
     return transformers.CLIPConfig(vision_config=VISION, text_config=TEXT, projection_dim=20)
-
-
-def assert_near(mine, reference):
-    assert mine.shape == reference.shape and mine.dtype == reference.dtype
-    assert (mine - reference).abs().max() <= 1e-5 * reference.abs().max()
-
-
-def assert_same_output(mine, reference):
-    assert mine.keys() == list(reference.keys())
-    for name, value in mine.items():
-        pairs = zip(value, reference[name], strict=True) if name == "hidden_states" else [(value, reference[name])]
-        for one, other in pairs:
-            assert_near(one, other)
 
 
 # -- CLIP's picture encoder -------------------------------------------------------------------------------------------

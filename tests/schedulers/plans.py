@@ -82,13 +82,15 @@ TRAINED = {"trained_betas": (np.linspace(1e-4, 0.03, 1000).tolist(),)}
 THRESHOLD = {"thresholding": (True,), "sample_max_value": (1.0, 1.5), "dynamic_thresholding_ratio": (0.9, 0.995),
              "prediction_type": PREDICTIONS}
 ZERO_SNR = {"rescale_betas_zero_snr": (True,), "prediction_type": ("sample", "v_prediction"), **BETAS}
+SD = {"beta_start": (0.00085,), "beta_end": (0.012,), "beta_schedule": ("scaled_linear",)}  # Stable Diffusion's training
 EXACT = {"timestep_spacing": SPACINGS, "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"),
          "prediction_type": PREDICTIONS, "num_train_timesteps": (100, 1000)}
 CHURN = ({}, {"s_churn": 5.0}, {"s_churn": 50.0, "s_tmin": 0.5, "s_tmax": 20.0, "s_noise": 1.1})
 RAMPS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 ETAS = ({"eta": 0.0}, {"eta": 0.5}, {"eta": 1.0})
 DISTILLED = ({"num_inference_steps": 4, "original_inference_steps": 25}, {"num_inference_steps": 4, "strength": 0.5},
-             {"num_inference_steps": 3, "original_inference_steps": 30, "strength": 0.31}, {"timesteps": [999, 759, 499, 0]})
+             {"num_inference_steps": 3, "original_inference_steps": 30, "strength": 0.31}, {"timesteps": [999, 759, 499, 0]},
+             {"timesteps": [999, 700, 300, 50]})
 
 
 def _ancestral_cancels(config: Entries, steps: int) -> bool:

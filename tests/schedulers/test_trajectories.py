@@ -17,6 +17,21 @@ first levels of a cosine schedule are 20,000 times those after it."""
 
 @every("case", cases())
 def test_equals_oracle(case: Case, oracle):
+    compare(case, oracle)
+
+
+@every("name", [name for name in PLANS if "beta_schedule" in make(name).config and name != "UnCLIPScheduler"])
+def test_stable_diffusions_training(name: str, oracle):
+    """Its betas, with every ramp that the class has: roundings decide which whole timesteps a ramp gives."""
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    needed = {"DPMSolverSDEScheduler": {"noise_sampler_seed": 7}}.get(name, {})
+    for ramp in (None, "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas"):
+        config = {**betas, **needed, **({ramp: True} if ramp else {})}
+        if (ramp is None or ramp in make(name).config) and not PLANS[name].differs(config, 10):
+            compare(Case(name, config, 10), oracle)
+
+
+def compare(case: Case, oracle) -> None:
     theirs, reference = case.run(oracle)
     mine, samples = case.run(ours)
 
@@ -25,7 +40,10 @@ def test_equals_oracle(case: Case, oracle):
     assert theirs.num_inference_steps in (mine.num_inference_steps, None)  # the peer's DDPM forgets it
     assert float(mine.init_noise_sigma) == pytest.approx(float(getattr(theirs, "init_noise_sigma", 1.0)), rel=1e-5)
     if hasattr(theirs, "sigmas"):
-        expected = theirs.sigmas[: len(mine.timesteps) + 1]  # log_linear: see test_differences.py
+        expected = theirs.sigmas
+        if case.config.get("interpolation_type") == "log_linear":  # see test_differences.py
+            expected = expected[: len(mine.sigmas)]
+        assert len(mine.sigmas) == len(expected)
         allowed = 2e-5 * mine.sigmas
         if case.config.get("rescale_betas_zero_snr"):  # the peer computes 1 - alphas_cumprod of these once more
             allowed += ROUNDING * (1 + mine.sigmas**2) / (2 * mine.sigmas).clamp(min=1e-6)

@@ -295,8 +295,8 @@ class Scheduler(SchedulerMixin):
         self, output: Tensor, timestep: float | Tensor, sample: Tensor, generator: Generators,
         return_dict: bool, noise: Tensor | None = None, **options: Any,
     ) -> Any:
-        if isinstance(generator, bool):
-            raise TypeError(f"generator is {generator}: give return_dict by its name")
+        if isinstance(generator, bool) or isinstance(return_dict, Tensor):
+            raise TypeError("generator and return_dict are mixed up with other arguments: give return_dict by its name")
         if self.num_inference_steps is None and not self.steps_at_once:
             raise ValueError(f"call {type(self).__name__}.set_timesteps(num_inference_steps) before its step")
         row = self._enter(timestep)

@@ -36,6 +36,12 @@ class BetaScheduler(Scheduler):
         super()._prepare(training or self.noise_schedule.training_levels(ve=self.input_is_ve), len(self.betas))
 
     @property
+    def final_alpha_cumprod(self) -> Tensor:
+        """[] the level at which trajectories end: 1 is a clean sample."""
+        ends_clean = self.config.get("set_alpha_to_one", True)
+        return torch.tensor(1.0) if ends_clean else self.alphas_cumprod[0]
+
+    @property
     def highest_timestep(self) -> float:
         return self.noise_schedule.count - 1.0
 

@@ -102,6 +102,8 @@ class SCMScheduler(Scheduler):
             if not 0 < intermediate_timesteps < max_timesteps:
                 raise ValueError(f"intermediate_timesteps is {intermediate_timesteps}, and not between 0 and {max_timesteps}")
         elif timesteps is None:
+            if intermediate_timesteps not in (0, self.middle):
+                raise ValueError(f"intermediate_timesteps is of two steps, and these are {steps}")
             timesteps = np.linspace(max_timesteps, 0, steps + 1)
         if len(timesteps) < 2:
             raise ValueError(f"timesteps must name the end too, usually 0, and are {timesteps.tolist()}")

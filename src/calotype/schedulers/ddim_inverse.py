@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..config import register_to_config
+from .base import Scheduler
 from .ddim import DDIMScheduler
 from .noise import Array, Levels
 from .table import Row
@@ -42,6 +43,8 @@ class DDIMInverseScheduler(DDIMScheduler):
             kept = self.noise_schedule.alphas_cumprod[0]
             alpha[0], sigma[0] = kept**0.5, (1 - kept) ** 0.5
         return Levels(falling.timesteps[::-1].copy(), alpha, sigma)
+
+    step = Scheduler.step  # type: ignore[assignment]  # it has no `eta`
 
     def rows(self, levels: Levels, **options: Any) -> list[Row]:  # type: ignore[override]
         """`x' = alpha' · x0 + sigma' · noise`."""

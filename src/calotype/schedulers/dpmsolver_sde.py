@@ -51,6 +51,7 @@ class DPMSolverSDEScheduler(KDPM2DiscreteScheduler):
         noise_sampler_seed: the seed of the path; or a list, one for each sample. `None` takes it from the generator.
     """
 
+    ends_listed = 0
     memory = "x0"
     rounds_karras = False
 

@@ -42,6 +42,8 @@ class KDPM2DiscreteScheduler(VEScheduler):
     ):
         self._prepare()
 
+    ends_listed = 2  # zeros in `sigmas` beside the one that is the end
+
     def levels(
         self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None, num_train_timesteps: int | None = None
     ) -> Levels:
@@ -60,8 +62,9 @@ class KDPM2DiscreteScheduler(VEScheduler):
         return times if self.noise_schedule.ramp is None else times.double()
 
     def sigmas_of(self, levels: Levels) -> Array:
+        """Each level twice, the highest but once, without the middles; and the end as often as the peer has it."""
         second = (np.arange(len(levels.sigma)) + levels.begin) % 2 == 1
-        return np.where(second, np.append(levels.sigma[1:], 0.0), levels.sigma)
+        return np.append(np.where(second, np.append(levels.sigma[1:], 0.0), levels.sigma), [0.0] * self.ends_listed)
 
     def rows(self, levels: Levels, **options: Any) -> list[Row]:
         """First `x₁ = x + (middle - sigma) · noise`, then `x' = x + (sigma' - sigma) · noise₁`."""

@@ -159,7 +159,7 @@ class NoiseSchedule:
 
     def timestep_of(self, sigmas: Array) -> Array:
         """The (fractional) timestep of each VE level, by interpolation between the logarithms of the levels."""
-        known = np.log(self.sigmas)
+        known = np.log(self.sigmas.astype(np.float32)).astype(np.float64)  # as they are rounded decides what is whole
         return np.asarray(np.interp(np.log(np.maximum(sigmas, 1e-10)), known, np.arange(self.count)), dtype=np.float64)
 
 

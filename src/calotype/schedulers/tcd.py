@@ -41,7 +41,7 @@ class TCDScheduler(LCMScheduler):
             raise ValueError(f"eta is {eta}, but must be from 0 to 1")
         kept, rows = self.noise_schedule.alphas_cumprod, []
         for i, following in enumerate([*levels.timesteps[1:], 0.0]):
-            beyond = kept[int((1 - eta) * following)]
+            beyond = kept[int(np.float32(1 - eta) * np.float32(following))]  # 0.7 · 700 is 490
             remains = levels.alpha[i + 1] ** 2 / beyond
             fresh = np.sqrt(max(1 - remains, 0.0)) if eta > 0 and i < len(levels) - 1 else None
             rows.append(Row(x={}, m={i: levels.alpha[i + 1]}, raw_noise=np.sqrt(remains * (1 - beyond)), noise=fresh))
