@@ -75,7 +75,7 @@ class PNDMScheduler(BetaScheduler):
                 mixes = ({i: 1.0}, {i + 1: 1.0}, {i + 2: 1.0}, dict(zip(range(i, i + 4), _RUNGE_KUTTA, strict=True)))
                 ends = (i + 1, i + 1, i + 3, i + 3)
                 rows += [self._transfer(levels, i, end, mix) for end, mix in zip(ends, mixes, strict=True)]
-            elif i == 0 and len(times) > 2 and (times[1] == times[2] or levels.begin):
+            elif i == 0 and len(times) > 1 and (levels.begin or list(times[1:3]) == [times[1]] * 2):
                 # go, ask again there, and go once more by the mean
                 repeated = int(times[0] == times[1])
                 rows += [self._transfer(levels, 0, 1 + repeated, {0: 1.0}),
@@ -87,7 +87,9 @@ class PNDMScheduler(BetaScheduler):
 
     def _a_step_above(self, levels: Levels) -> Levels:
         """`levels`, beginning a step earlier: for a trajectory entered at the repeated call."""
-        kept = self.noise_schedule.alphas_cumprod[int(min(2 * levels.timesteps[1] - levels.timesteps[2], self.highest_timestep))]
+        steps = levels.begin + len(levels) - 1
+        above = min(levels.timesteps[0] + self.noise_schedule.count // steps, self.highest_timestep)
+        kept = self.noise_schedule.alphas_cumprod[int(above)]
         alpha, sigma = levels.alpha.copy(), levels.sigma.copy()
         alpha[0], sigma[0] = kept**0.5, (1 - kept) ** 0.5
         return replace(levels, alpha=alpha, sigma=sigma)
