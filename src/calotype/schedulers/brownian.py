@@ -19,22 +19,20 @@ class BrownianPath:
     """
 
     def __init__(self, like: Tensor, dtype: torch.dtype, low: float, high: float, seeds: int | Sequence[int]):
-        from torchsde import BrownianInterval
+        from torchsde import BrownianTree
 
         if not isinstance(seeds, int) and len(seeds) != len(like):
             raise ValueError(f"{len(seeds)} seeds or generators for a batch of {len(like)}; give one, or one for each sample")
         self._alone, self._low, self._high = isinstance(seeds, int), low, high
-        self._intervals = [
-            BrownianInterval(
-                t0=torch.tensor(low, dtype=torch.float32), t1=torch.tensor(high, dtype=torch.float32),
-                size=like.shape if self._alone else like.shape[1:], dtype=dtype, device=like.device, entropy=seed,
-                tol=1e-6, pool_size=24, halfway_tree=True)
-            for seed in ([seeds] if isinstance(seeds, int) else seeds)]
+        nowhere = torch.zeros(like.shape if self._alone else like.shape[1:], dtype=dtype, device=like.device)
+        ends = [torch.tensor(level, dtype=torch.float32) for level in (low, high)]
+        self._trees = [BrownianTree(ends[0], nowhere, ends[1], entropy=seed)
+                       for seed in ([seeds] if isinstance(seeds, int) else seeds)]
 
     def increment(self, start: float, end: float) -> Tensor:
         """From level `start` to the lower `end`, as noise of unit variance [B, …]."""
         low, high = (torch.tensor(level, dtype=torch.float32) for level in (max(end, self._low), min(start, self._high)))
-        increments = [interval(low, high) / -(high - low).sqrt() for interval in self._intervals]
+        increments = [tree(low, high) / -(high - low).sqrt() for tree in self._trees]
         return increments[0] if self._alone else torch.stack(increments)
 
 
@@ -78,11 +76,8 @@ class BrownianTable(Table):
 
     def seeds_of(self, generator: Generators) -> int | list[int]:
         """One drawn from each generator."""
-        return _seeds(generator)
 
+        def seed(one: torch.Generator | None) -> int:
+            return int(torch.randint(2**63 - 1, (), generator=one, device=one.device if one else None))
 
-def _seeds(generator: Generators) -> int | list[int]:
-    def seed(one: torch.Generator | None) -> int:
-        return int(torch.randint(2**63 - 1, (), generator=one, device=one.device if one else None))
-
-    return [seed(one) for one in generator] if isinstance(generator, (list, tuple)) else seed(generator)
+        return [seed(one) for one in generator] if isinstance(generator, (list, tuple)) else seed(generator)

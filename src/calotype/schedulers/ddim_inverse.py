@@ -26,6 +26,8 @@ class DDIMInverseScheduler(DDIMScheduler):
         set_alpha_to_one: begin at a clean sample; otherwise at training timestep 0.
     """
 
+    step = Scheduler.step  # type: ignore[assignment]  # without `eta`
+
     @register_to_config
     def __init__(
         self, num_train_timesteps: int = 1000, beta_start: float = 0.0001, beta_end: float = 0.02,
@@ -43,8 +45,6 @@ class DDIMInverseScheduler(DDIMScheduler):
             kept = self.noise_schedule.alphas_cumprod[0]
             alpha[0], sigma[0] = kept**0.5, (1 - kept) ** 0.5
         return Levels(falling.timesteps[::-1].copy(), alpha, sigma)
-
-    step = Scheduler.step  # type: ignore[assignment]  # it has no `eta`
 
     def rows(self, levels: Levels, **options: Any) -> list[Row]:  # type: ignore[override]
         """`x' = alpha' · x0 + sigma' · noise`."""

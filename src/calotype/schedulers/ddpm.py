@@ -75,43 +75,8 @@ class DDPMScheduler(BetaScheduler):
         return table
 
 
-
 def _posterior_variance(beta: float, noisy: float, noisy_next: float) -> float:
     return max(beta * noisy_next / noisy, 1e-20)
-
-
-class _LearnedVariance(Table):
-    """A table whose fresh noise is scaled by what the model says: the one step here that is not linear."""
-
-    def __init__(self, table: Table, in_range: bool):
-        self.__dict__.update(table.__dict__)
-        self.in_range = in_range
-        kept, noisy = table.levels.alpha**2, table.levels.sigma**2
-        betas = 1 - kept[:-1] / kept[1:]
-        smallest = [_posterior_variance(*each) for each in zip(betas, noisy[:-1], noisy[1:], strict=True)]
-        self._bounds = {"cpu": (torch.from_numpy(np.log(smallest)), torch.from_numpy(np.log(betas)))}
-
-    def _bounds_on(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """[n] twice: the logarithms of the smallest and the largest variance of each row, moved to a device once."""
-        key = f"{like.device} {like.dtype}"
-        if key not in self._bounds:
-            low, high = self._bounds["cpu"]
-            self._bounds[key] = low.to(like), high.to(like)
-        return self._bounds[key]
-
-    def mean_output(self, output: Tensor) -> Tensor:
-        return output.chunk(2, dim=1)[0]
-
-    def step(
-        self, i: int | Tensor, output: Tensor, x: Tensor, state: State, noise: Tensor | None = None, x0: Tensor | None = None
-    ) -> Tensor:
-        mean, said = output.chunk(2, dim=1)
-        if noise is not None and self.in_range:  # Nichol & Dhariwal 2021, equation 15
-            low, high = (bound[i].reshape(-1, *[1] * (said.ndim - 1)) for bound in self._bounds_on(said))
-            noise = noise * torch.exp(0.5 * torch.lerp(low.expand_as(said), high.expand_as(said), (said + 1) / 2))
-        elif noise is not None:
-            noise = noise * said.clamp(min=0).sqrt()
-        return super().step(i, mean, x, state, noise, x0)
 
 
 class MeanAlone(Table):
@@ -127,3 +92,34 @@ class MeanAlone(Table):
         self, i: int | Tensor, output: Tensor, x: Tensor, state: State, noise: Tensor | None = None, x0: Tensor | None = None
     ) -> Tensor:
         return super().step(i, self.mean_output(output), x, state, noise, x0)
+
+
+class _LearnedVariance(MeanAlone):
+    """A table whose fresh noise is scaled by what the model says: the one step here that is not linear."""
+
+    def __init__(self, table: Table, in_range: bool):
+        super().__init__(table)
+        self.in_range = in_range
+        kept, noisy = table.levels.alpha**2, table.levels.sigma**2
+        betas = 1 - kept[:-1] / kept[1:]
+        smallest = [_posterior_variance(*each) for each in zip(betas, noisy[:-1], noisy[1:], strict=True)]
+        self._bounds = {"cpu": (torch.from_numpy(np.log(smallest)), torch.from_numpy(np.log(betas)))}
+
+    def _bounds_on(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """[n] twice: the logarithms of the smallest and the largest variance of each row, moved to a device once."""
+        key = f"{like.device} {like.dtype}"
+        if key not in self._bounds:
+            low, high = self._bounds["cpu"]
+            self._bounds[key] = low.to(like), high.to(like)
+        return self._bounds[key]
+
+    def step(
+        self, i: int | Tensor, output: Tensor, x: Tensor, state: State, noise: Tensor | None = None, x0: Tensor | None = None
+    ) -> Tensor:
+        said = output.chunk(2, dim=1)[1]
+        if noise is not None and self.in_range:  # Nichol & Dhariwal 2021, equation 15
+            low, high = (bound[i].reshape(-1, *[1] * (said.ndim - 1)) for bound in self._bounds_on(said))
+            noise = noise * torch.exp(0.5 * torch.lerp(low.expand_as(said), high.expand_as(said), (said + 1) / 2))
+        elif noise is not None:
+            noise = noise * said.clamp(min=0).sqrt()
+        return super().step(i, output, x, state, noise, x0)

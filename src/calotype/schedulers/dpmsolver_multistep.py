@@ -52,7 +52,23 @@ class MultistepRows(Scheduler):
         return min(config.solver_order, left) if config.lower_order_final and few else int(config.solver_order)
 
 
-class DPMSolverMultistepScheduler(MultistepRows, LambdaScheduler):
+class DPMSolver(LambdaScheduler):
+    """What DPM-Solvers share, whatever they put together to a step."""
+
+    _integral: Integral
+    solver_types = ("midpoint", "heun")
+
+    def _settle_integral(self, final_sigmas_type: str) -> None:
+        """The end of every `__init__`: the integral that `algorithm_type` names, which must be able to end as asked."""
+        self._settle_kinds()
+        self._integral = INTEGRALS[self.config.algorithm_type]
+        self.memory = self._integral.of
+        if self.memory == "noise" and final_sigmas_type == "zero":
+            raise ValueError(f"{self.config.algorithm_type} cannot end without noise: it takes final_sigmas_type='sigma_min'")
+        self._prepare()
+
+
+class DPMSolverMultistepScheduler(MultistepRows, DPMSolver):
     """DPM-Solver++(2M) and its relatives (Lu et al. 2022b, algorithm 2). Order `solver_order`; for 3 see below.
 
     `solver_order=3` is of second order in general: its quadratic term has half the weight of the integral's, which was found by
@@ -73,7 +89,6 @@ class DPMSolverMultistepScheduler(MultistepRows, LambdaScheduler):
     """
 
     algorithm_types: ClassVar[tuple[str, ...]] = ("dpmsolver++", "dpmsolver", "sde-dpmsolver", "sde-dpmsolver++")
-    solver_types = ("midpoint", "heun")
 
     @register_to_config
     def __init__(
@@ -88,12 +103,7 @@ class DPMSolverMultistepScheduler(MultistepRows, LambdaScheduler):
         steps_offset: int = 0, rescale_betas_zero_snr: bool = False, use_dynamic_shifting: bool = False,
         time_shift_type: str = "exponential",
     ):
-        self._settle_kinds()
-        self._integral = INTEGRALS[self.config.algorithm_type]
-        self.memory = self._integral.of
-        if self.memory == "noise" and final_sigmas_type == "zero":
-            raise ValueError(f"{algorithm_type} cannot end without noise: it takes final_sigmas_type='sigma_min'")
-        self._prepare()
+        self._settle_integral(final_sigmas_type)
 
     def _whole(self, times: Array) -> Array:
         return np.floor(times) if self.config.beta_schedule == "squaredcos_cap_v2" else super()._whole(times)

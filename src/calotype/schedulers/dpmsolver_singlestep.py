@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..config import register_to_config
-from .dpmsolver_multistep import INTEGRALS, moments_taken
-from .lambdas import LambdaScheduler, lambdas, through, usable
+from .dpmsolver_multistep import DPMSolver, moments_taken
+from .lambdas import lambdas, through, usable
 from .noise import Levels
 from .table import Row
 
 
-class DPMSolverSinglestepScheduler(LambdaScheduler):
+class DPMSolverSinglestepScheduler(DPMSolver):
     """DPM-Solver-2S and -3S (Lu et al. 2022a, algorithms 1 and 2; 2022b, algorithm 1). Order `solver_order`.
 
     A step of order `k` takes `k` rows, all of which start from its first sample; each is of one order more.
@@ -31,7 +31,6 @@ class DPMSolverSinglestepScheduler(LambdaScheduler):
     """
 
     algorithm_types = ("dpmsolver++", "dpmsolver", "sde-dpmsolver++")
-    solver_types = ("midpoint", "heun")
 
     @register_to_config
     def __init__(
@@ -44,12 +43,7 @@ class DPMSolverSinglestepScheduler(LambdaScheduler):
         final_sigmas_type: str = "zero", lambda_min_clipped: float = -math.inf, variance_type: str | None = None,
         use_dynamic_shifting: bool = False, time_shift_type: str = "exponential",
     ):
-        self._settle_kinds()
-        self._integral = INTEGRALS[self.config.algorithm_type]
-        self.memory = self._integral.of
-        if self.memory == "noise" and final_sigmas_type == "zero":
-            raise ValueError(f"{algorithm_type} cannot end without noise: it takes final_sigmas_type='sigma_min'")
-        self._prepare()
+        self._settle_integral(final_sigmas_type)
 
     def rows(self, levels: Levels, **options: Any) -> list[Row]:
         """The integral from the first sample of the step, with the polynomial through the step's outputs so far."""

@@ -131,7 +131,6 @@ class EDMEulerScheduler(ChurnedStep, EDMScheduler):
                             noise=None if fresh is None else fresh * kept))
         return rows
 
-
     def set_timesteps(  # type: ignore[override]
         self, num_inference_steps: int | None = None, device: str | torch.device | None = None,
         sigmas: Sequence[float] | Tensor | None = None,

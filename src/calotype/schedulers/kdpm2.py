@@ -32,6 +32,8 @@ class KDPM2DiscreteScheduler(VEScheduler):
     memory: Memory = "noise"
     rounds_karras: ClassVar[bool] = True
     """With `use_karras_sigmas`, the timesteps where steps begin are whole numbers."""
+    ends_listed: ClassVar[int] = 2
+    """How many zeros stand in `sigmas` beside the one that is the end."""
 
     @register_to_config
     def __init__(
@@ -41,8 +43,6 @@ class KDPM2DiscreteScheduler(VEScheduler):
         timestep_spacing: str = "linspace", steps_offset: int = 0,
     ):
         self._prepare()
-
-    ends_listed = 2  # zeros in `sigmas` beside the one that is the end
 
     def levels(
         self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None, num_train_timesteps: int | None = None

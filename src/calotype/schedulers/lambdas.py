@@ -63,8 +63,6 @@ class LambdaScheduler(FlowLevels, BetaScheduler):
         check_choice("final_sigmas_type", config.get("final_sigmas_type", "zero"), ("zero", "sigma_min"))
         check_choice("variance_type", config.get("variance_type"), (None, *VARIANCE_TYPES))
         used = [name for name in _RAMPS if config.get(name)]
-        if len([name for name in used if name != "use_lu_lambdas"]) > 1:
-            raise ValueError("use_karras_sigmas, use_exponential_sigmas and use_beta_sigmas exclude each other")
         self._ramp = used[0] if used else None
         super()._prepare(training, most_steps)
 

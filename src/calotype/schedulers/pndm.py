@@ -75,7 +75,7 @@ class PNDMScheduler(BetaScheduler):
                 mixes = ({i: 1.0}, {i + 1: 1.0}, {i + 2: 1.0}, dict(zip(range(i, i + 4), _RUNGE_KUTTA, strict=True)))
                 ends = (i + 1, i + 1, i + 3, i + 3)
                 rows += [self._transfer(levels, i, end, mix) for end, mix in zip(ends, mixes, strict=True)]
-            elif i == 0 and len(times) > 1 and (levels.begin or list(times[1:3]) == [times[1]] * 2):
+            elif i == 0 and len(times) > 1 and (levels.begin or (len(times) > 2 and times[1] == times[2])):
                 # go, ask again there, and go once more by the mean
                 repeated = int(times[0] == times[1])
                 rows += [self._transfer(levels, 0, 1 + repeated, {0: 1.0}),

@@ -98,9 +98,7 @@ class RePaintScheduler(DDIMScheduler):
         """
         noise = randn(sample.shape, generator, sample.device, model_output.dtype)  # of both parts
         painted = self._step(model_output, timestep, sample, None, True, noise, eta=self.eta)
-        end = (self._row or 0) + 1
-        known = float(self._current.alpha[end]) * original_image + float(self._current.sigma[end]) * noise
-        following = mask * known + (1 - mask) * painted.prev_sample
+        following = _put_back(painted.prev_sample, original_image, mask, self._current, self._row or 0, noise)
         if not return_dict:
             return following, painted.pred_original_sample
         return SchedulerOutput(following, painted.pred_original_sample)
@@ -147,11 +145,16 @@ class RePaintTable(Table):
         if isinstance(i, Tensor) or noise is None:
             raise ValueError("samples of RePaint go through the rows together, with noise: give one row, and what draw gives")
         row, painted = self._rows[i], super().step(i, output, x, state, noise[0], x0)
-        known = self.noised(self._original, noise[0], row + 1)
-        sample = self._mask * known + (1 - self._mask) * painted
+        sample = _put_back(painted, self._original, self._mask, self.levels, row, noise[0])
         for above, fresh in enumerate(noise[1:]):
             sample = _raised(sample, self.levels, row - above, fresh)
         return sample.to(x.dtype)
+
+
+def _put_back(painted: Tensor, original: Tensor, mask: Tensor, levels: Levels, row: int, noise: Tensor) -> Tensor:
+    """A sample at the end of row `row`, but where `mask` is 1 the original, noised to that level (equation 8)."""
+    known = float(levels.alpha[row + 1]) * original + float(levels.sigma[row + 1]) * noise
+    return mask * known + (1 - mask) * painted
 
 
 def _raised(sample: Tensor, levels: Levels, row: int, noise: Tensor) -> Tensor:
