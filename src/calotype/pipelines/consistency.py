@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..images import OUTPUT_TYPES
 from ..randomness import Generators
-from ..words import check_choice
 from .class_labels import ClassLabels, class_numbers
 from .ddpm import UnconditionalPipeline
 
@@ -43,7 +41,6 @@ class ConsistencyModelPipeline(UnconditionalPipeline):
         Raises:
             ValueError: classes for a model that has none, of another number than the pictures, or that there are not.
         """
-        check_choice("output_type", output_type, OUTPUT_TYPES)
         table = self.scheduler.table(None if timesteps is not None else num_inference_steps, timesteps=timesteps)
         noise = self._noise(batch_size, generator, latents)
         labels = self._labels(class_labels, batch_size, generator)

@@ -56,7 +56,6 @@ class UnconditionalPipeline(DiffusionPipeline):
         self, batch_size: int, generator: Generators, steps: int | None, output_type: str, return_dict: bool, **options: Any
     ) -> Any:
         """Sample with the network alone; `options` go to the scheduler's table."""
-        check_choice("output_type", output_type, OUTPUT_TYPES)
         table = self.scheduler.table(steps, **options)
         noise = self._noise(batch_size, generator) * table.init_noise_sigma
         return self._run(table, noise, self._told_only_time(table), generator, output_type, return_dict)

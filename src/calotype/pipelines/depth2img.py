@@ -19,6 +19,7 @@ from .request import Request, takes_request
 
 _log = logging.getLogger(__name__)
 
+
 class StableDiffusionDepth2ImgPipeline(TextualInversion, LatentPipeline):
     """Pictures changed by a text, with the depth that they have.
 
@@ -76,10 +77,9 @@ class StableDiffusionDepth2ImgPipeline(TextualInversion, LatentPipeline):
             raise ValueError(f"depth_map is {list(depth.shape)}, but must be [n, h, w], one or one for each of "
                              f"{len(pictures)} pictures")
         table = generation.table(num_inference_steps, strength=strength)
-        clean = self.starting_latents(generation, pictures)
-        generation.held["depth_mask"] = depth_mask(depth, clean).repeat_interleave(generation.size // len(depth), dim=0)
-        noise = generation.noise(*clean.shape[1:])
-        return generation.finish(table, table.noised(clean, noise), self._develop(request), joined=("depth_mask",))
+        latents = self.noised_latents(generation, table, pictures)
+        generation.held["depth_mask"] = depth_mask(depth, latents).repeat_interleave(generation.size // len(depth), dim=0)
+        return generation.finish(table, latents, self._develop(request), joined=("depth_mask",))
 
     def _estimated(self, image: Any) -> Tensor:
         """[n, h, w] the depth of pictures, estimated."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..models.embeddings import sinusoidal
-from ..prompts.encode import Prompt, encode_pair
+from ..prompts.encode import Prompt
 from ..randomness import randn, starting_noise
 from ..schedulers.table import Table
 from .generation import Generation
@@ -45,16 +45,16 @@ class GuidedGeneration(Generation):
     def read(self, prompt: Prompt, pictures: int = 1) -> None:
         """Encode the prompts. One prompt serves any number of `pictures` that are to be changed."""
         request, pipeline = self.request, self.pipeline
-        wanted, unwanted = encode_pair(
-            pipeline.tokenizer, pipeline.text_encoder, prompt, request.negative_prompt, 1,
-            pipeline.do_classifier_free_guidance, request.prompt_embeds, request.negative_prompt_embeds, request.clip_skip,
-            self.dtype, prompt_syntax=request.prompt_syntax, long_prompts=request.long_prompts)
-        if pictures > 1 and len(wanted) not in (1, pictures):
-            raise ValueError(f"{pictures} pictures for {len(wanted)} prompts: give one, or one for each")
+        wanted, unwanted = pipeline.encode_prompt(
+            prompt, self.device, 1, pipeline.do_classifier_free_guidance, request.negative_prompt, request.prompt_embeds,
+            request.negative_prompt_embeds, clip_skip=request.clip_skip, prompt_syntax=request.prompt_syntax,
+            long_prompts=request.long_prompts)
         self.condition(wanted, unwanted, pictures)
 
     def condition(self, wanted: Tensor, unwanted: Tensor | None, pictures: int = 1) -> None:
         """Take hidden states [n, L, C] of what is wanted and, for guidance, of what is not: each for its pictures."""
+        if pictures > 1 and len(wanted) not in (1, pictures):
+            raise ValueError(f"{pictures} pictures for {len(wanted)} prompts: give one, or one for each")
 
         def ready(states: Tensor) -> Tensor:
             states = states.to(self.device, self.dtype).expand(max(pictures, len(states)), -1, -1)

@@ -58,9 +58,8 @@ class StableDiffusionImageVariationPipeline(LatentPipeline):
         wanted = embed_pictures(self, image)[:, None]
         generation.condition(wanted, torch.zeros_like(wanted) if generation.pipeline.do_classifier_free_guidance else None)
         table = generation.table(num_inference_steps)
-        factor = self.vae_scale_factor
-        noise = generation.noise(self.unet.config.in_channels, height // factor, width // factor, latents)
-        return generation.finish(table, noise * table.init_noise_sigma, self._develop(request))
+        noise = self.initial_noise(generation, table, height, width, latents)
+        return generation.finish(table, noise, self._develop(request))
 
 
 def embed_pictures(pipeline: Any, image: Any) -> Tensor:

@@ -38,9 +38,7 @@ class StableDiffusionImg2ImgPipeline(StableDiffusionBase):
         pictures = self.image_processor.preprocess(image)
         generation.read(prompt, len(pictures))
         table = generation.table(num_inference_steps, timesteps, sigmas, strength)
-        clean = self.starting_latents(generation, pictures)
-        noise = generation.noise(*clean.shape[1:])
-        return generation.finish(table, table.noised(clean, noise), self._develop(request))
+        return generation.finish(table, self.noised_latents(generation, table, pictures), self._develop(request))
 
 
 def check_strength(strength: float) -> None:

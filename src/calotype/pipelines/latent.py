@@ -14,6 +14,7 @@ from ..images import postprocess
 from ..images.vae_processor import VaeImageProcessor
 from ..prompts.encode import Prompt, encode_pair
 from ..randomness import Generators
+from ..schedulers.table import Table
 from .base import DiffusionPipeline, ImagePipelineOutput
 from .decoding import decoded
 from .guided import GuidedGeneration
@@ -106,6 +107,19 @@ class LatentPipeline(DiffusionPipeline):
         if pictures.shape[1] == self.vae.config.latent_channels:
             return generation.for_each(pictures.to(generation.device, generation.dtype), lambda latents: latents)
         return generation.for_each(pictures, lambda each: self.encode_pictures(each, generation.request.generator))
+
+    def noised_latents(self, generation: GuidedGeneration, table: Table, pictures: Tensor) -> Tensor:
+        """[B, C, h, w] the `starting_latents`, noised to the level at which `table` begins."""
+        clean = self.starting_latents(generation, pictures)
+        return table.noised(clean, generation.noise(*clean.shape[1:]))
+
+    def initial_noise(
+        self, generation: GuidedGeneration, table: Table, height: int, width: int, latents: Tensor | None = None
+    ) -> Tensor:
+        """[B, C, h, w] noise for pictures of `height` x `width` pixels at the table's top level; or of the caller's `latents`."""
+        factor = self.vae_scale_factor
+        noise = generation.noise(self.vae.config.latent_channels, height // factor, width // factor, latents)
+        return noise * table.init_noise_sigma
 
     def decode_latents(self, latents: Tensor, **options: Any) -> Tensor:
         """[B, 3, H, W] in [-1, 1] from scaled latents; `options` go to the autoencoder. See `decoding.decoded`."""

@@ -69,9 +69,8 @@ class LatentConsistencyModelPipeline(_Distilled):
         generation = self._begin(request, guidance_scale, prompt)
         generation.read(prompt)
         table = self._table(generation, num_inference_steps, original_inference_steps, timesteps)
-        factor = self.vae_scale_factor
-        noise = generation.noise(self.unet.config.in_channels, height // factor, width // factor, latents)
-        return generation.finish(table, noise * table.init_noise_sigma, self._develop(request))
+        noise = self.initial_noise(generation, table, height, width, latents)
+        return generation.finish(table, noise, self._develop(request))
 
 
 class LatentConsistencyModelImg2ImgPipeline(_Distilled):
@@ -106,6 +105,4 @@ class LatentConsistencyModelImg2ImgPipeline(_Distilled):
         if latents is not None:
             channels, height, width = latents.shape[-3:]
             return generation.finish(table, generation.noise(channels, height, width, latents), self._develop(request))
-        clean = self.starting_latents(generation, pictures)
-        noise = generation.noise(*clean.shape[1:])
-        return generation.finish(table, table.noised(clean, noise), self._develop(request))
+        return generation.finish(table, self.noised_latents(generation, table, pictures), self._develop(request))

@@ -61,8 +61,6 @@ class StableDiffusionLatentUpscalePipeline(LatentPipeline):
         guided = generation.pipeline.do_classifier_free_guidance
         pictures = self.image_processor.preprocess(image)
         wanted, pooled = self._read("prompt", prompt, request.prompt_embeds, pooled_prompt_embeds)
-        if len(pictures) > 1 and len(wanted) not in (1, len(pictures)):
-            raise ValueError(f"{len(pictures)} pictures for {len(wanted)} prompts: give one, or one for each")
         unwanted, pools = None, [pooled]
         if guided:
             unwanted, other = self._read(

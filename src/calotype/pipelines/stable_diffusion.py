@@ -73,9 +73,8 @@ class StableDiffusionPipeline(StableDiffusionBase):
         generation = self._begin(request, guidance_scale, prompt)
         generation.read(prompt)
         table = generation.table(num_inference_steps, timesteps, sigmas)
-        factor = self.vae_scale_factor
-        noise = generation.noise(self.vae.config.latent_channels, height // factor, width // factor, latents)
-        return generation.finish(table, noise * table.init_noise_sigma, self._develop(request))
+        noise = self.initial_noise(generation, table, height, width, latents)
+        return generation.finish(table, noise, self._develop(request))
 
 
 _warned: set[str] = set()

@@ -72,9 +72,8 @@ class StableUnCLIPImg2ImgPipeline(LatentPipeline):
         if generation.unwanted is not None:
             labels = torch.cat([torch.zeros_like(labels), labels])
         table = generation.table(num_inference_steps)
-        factor = self.vae_scale_factor
-        noise = generation.noise(self.unet.config.in_channels, height // factor, width // factor, latents)
-        return generation.finish(table, noise * table.init_noise_sigma, self._develop(request), class_labels=labels)
+        noise = self.initial_noise(generation, table, height, width, latents)
+        return generation.finish(table, noise, self._develop(request), class_labels=labels)
 
     def _noised(self, generation: GuidedGeneration, embeds: Tensor, level: int) -> Tensor:
         """[B, 2 C] embeddings [n, C] with noise, each for its share of B, and the embedding of the noise's level."""
