@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..runtime.packed import project
+from ..runtime.fused import add_norm, gated, group_norm
+from ..runtime.scope import current
 from ..words import check_choice
 from .conditioning import Context, Kept, through
 from .layers import Conv2d, Linear
@@ -72,9 +73,7 @@ class SpatialAttention(Attention):
         self.output_scale = output_scale
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        tokens = x.flatten(2)
-        if self.group_norm is not None:
-            tokens = self.group_norm(tokens)
+        tokens = (x if self.group_norm is None else group_norm(self.group_norm, x)).flatten(2)
         seen = super().forward(tokens.transpose(1, 2)).transpose(1, 2).unflatten(2, x.shape[2:])
         return (seen + x) / self.output_scale
 
@@ -103,7 +102,8 @@ class JointSpatialAttention(Attention):
     def forward(self, x: Tensor, context: Context) -> Tensor:  # type: ignore[override]
         if context.states is None:
             raise ValueError("these blocks look at a context: give encoder_hidden_states")
-        tokens = self.group_norm(x.flatten(2)).transpose(1, 2)
+        x = context.for_each_text(x)
+        tokens = group_norm(self.group_norm, x).flatten(2).transpose(1, 2)
         key, value = through(context.states, self, self._of_context)
         mask = context.mask
         if not self.only_cross:
@@ -148,12 +148,19 @@ class Widen(nn.Module):
         self.proj = Linear(channels, 2 * out if self.gated else out)
 
     def forward(self, x: Tensor) -> Tensor:
-        fast = project(self.proj, x)
-        wide = self.proj(x) if fast is None else fast
         if not self.gated:
-            return self.function(wide)
-        value, gate = wide.chunk(2, dim=-1)
+            return self.function(self.proj(x))
+        if self.function is F.gelu and x.device.type != "cpu":
+            return gated(self.proj(x))
+        value, gate = self._halves(x)
         return value * self.function(gate)
+
+    def _halves(self, x: Tensor) -> Sequence[Tensor]:
+        """Value and gate; on the fast path of the CPU by a product each, since halves of rows are slow to go through."""
+        if current() is None or x.device.type != "cpu" or torch.is_grad_enabled() or type(self.proj) is not Linear:
+            return self.proj(x).chunk(2, dim=-1)
+        weights, biases = self.proj.weight.chunk(2), (None, None) if self.proj.bias is None else self.proj.bias.chunk(2)
+        return [F.linear(x, *half) for half in zip(weights, biases, strict=True)]
 
 
 class FeedForward(nn.Module):
@@ -188,11 +195,13 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         if self.only_cross:
-            x = x + self.attn1(self.norm1(x), context.states, context.mask)
+            x = context.for_each_text(x)
+            x, h = add_norm(x, self.attn1(self.norm1(x), context.states, context.mask), self.norm2)
         else:
-            x = x + self.attn1(self.norm1(x), mask=context.self_mask)
-        x = x + self.attn2(self.norm2(x), context.states, context.mask)
-        return x + self.ff(self.norm3(x))
+            x, h = add_norm(x, self.attn1(self.norm1(x), mask=context.self_mask), self.norm2)
+            x, h = context.for_each_text(x), context.for_each_text(h)
+        x, h = add_norm(x, self.attn2(h, context.states, context.mask), self.norm3)
+        return x + self.ff(h)
 
 
 class SpatialTransformer(nn.Module):
@@ -212,10 +221,10 @@ class SpatialTransformer(nn.Module):
         self.proj_out = Linear(channels, channels) if linear_projection else Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        tokens = _project(self.proj_in, self.norm(x).flatten(2).transpose(1, 2))
+        tokens = _project(self.proj_in, group_norm(self.norm, x).flatten(2).transpose(1, 2))
         for block in self.transformer_blocks:
             tokens = block(tokens, context)
-        return x + _project(self.proj_out, tokens).transpose(1, 2).unflatten(2, x.shape[2:])
+        return context.for_each_text(x) + _project(self.proj_out, tokens).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
 def _project(layer: nn.Module, tokens: Tensor) -> Tensor:

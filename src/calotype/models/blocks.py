@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..words import check_choice
 from .attention import JointSpatialAttention, SpatialAttention, SpatialTransformer
-from .conditioning import Context, Kept, Moment
+from .conditioning import Context, Kept, Moment, repeated
 from .layers import Downsample, Upsample, mean_of_pixels, repeat_pixels
 from .resnet import ResnetBlock
 from .spatial_norm import SpatialNormAttention, SpatialNormResnetBlock
@@ -197,7 +197,7 @@ class MidBlock(Level):
 
 
 def _join(x: Tensor, passed: list[Tensor] | None) -> Tensor:
-    return x if passed is None else torch.cat([x, passed.pop()], dim=1)
+    return x if passed is None else torch.cat([x, repeated(passed.pop(), len(x))], dim=1)
 
 
 def _resize(layer: nn.Module, x: Tensor, time: Time, size: tuple[int, int] | None = None) -> Tensor:

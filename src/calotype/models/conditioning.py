@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 _Made = TypeVar("_Made")
@@ -20,13 +21,40 @@ class Kept:
 
     def __init__(self, value: Tensor):
         self.value = value
-        self._made: dict[nn.Module, Any] = {}
+        self._made: dict[nn.Module, tuple[Callable[[Tensor], Any], Any]] = {}
 
     def through(self, layer: nn.Module, function: Callable[[Tensor], _Made]) -> _Made:
         """`function(value)`, computed when `layer` first asks."""
         if layer not in self._made:
-            self._made[layer] = function(self.value)
-        return self._made[layer]
+            self._made[layer] = function, function(self.value)
+        return self._made[layer][1]
+
+    # -- for recordings (`runtime/recording.py`) --------------------------------------------------------------------------
+
+    @property
+    def key(self) -> Any:
+        """What a recording depends on."""
+        return self.value.shape, self.value.dtype
+
+    @property
+    def ready(self) -> bool:
+        """Whether layers have asked."""
+        return bool(self._made)
+
+    def fixed(self, row: slice = slice(None)) -> Kept:
+        """A copy in memory of its own; of some rows of everything."""
+        fixed = Kept(self.value[row].clone())
+        fixed._made = {layer: (function, _each(made, lambda tensor: tensor[row].clone()))
+                       for layer, (function, made) in self._made.items()}
+        return fixed
+
+    def update(self, other: Kept, row: slice = slice(None)) -> None:
+        """Take over what `other` says, in the memory that this has."""
+        mine, theirs = [self.value], [other.value[row]]
+        for layer, (function, made) in self._made.items():
+            _each(made, mine.append)
+            _each(other.through(layer, function), lambda tensor: theirs.append(tensor[row]))
+        torch._foreach_copy_(mine, theirs)
 
 
 @dataclass(frozen=True)
@@ -36,9 +64,32 @@ class Moment:
     times: Kept
     row: int
 
+    @property
+    def size(self) -> int:
+        """B, or 1 where all samples are told the same."""
+        return self.times.value.shape[1]
+
     def through(self, layer: nn.Module, function: Callable[[Tensor], Tensor]) -> Tensor:
         """`function` of this timestep's embedding, computed for all timesteps when `layer` first asks."""
         return self.times.through(layer, function)[self.row]
+
+    @property
+    def key(self) -> Any:
+        """What a recording depends on."""
+        return self.times.value.shape[1:], self.times.value.dtype
+
+    @property
+    def ready(self) -> bool:
+        """Whether layers have asked."""
+        return self.times.ready
+
+    def fixed(self) -> Moment:
+        """A copy in memory of its own."""
+        return Moment(self.times.fixed(slice(self.row, self.row + 1)), 0)
+
+    def update(self, other: Moment) -> None:
+        """Take over what `other` says, in the memory that this has."""
+        self.times.update(other.times, slice(other.row, other.row + 1))
 
 
 @dataclass(frozen=True)
@@ -54,6 +105,26 @@ class Context:
     states: Tensor | Kept | None
     mask: Tensor | None = None
     self_mask: Tensor | None = None
+
+    def for_each_text(self, x: Tensor) -> Tensor:
+        """`x` [B, …] as it is; or, if it came once for the k texts of a `Kept` [k·B, L, C], k times over.
+
+        What is done to a sample before it first meets a text (in Stable Diffusion, two convolutions and the largest of all
+        self-attentions) is the same for the texts of both halves of guidance: it is done once.
+        """
+        if not isinstance(self.states, Kept) or len(x) == len(self.states.value):
+            return x
+        return repeated(x, len(self.states.value))
+
+
+def _each(made: Any, function: Callable[[Tensor], Any]) -> Any:
+    """`function` of a tensor, or of each of several."""
+    return tuple(map(function, made)) if isinstance(made, tuple) else function(made)
+
+
+def repeated(x: Tensor, size: int) -> Tensor:
+    """[size, …] `x` [B, …] over and over."""
+    return x if len(x) == size else x.repeat(size // len(x), *[1] * (x.ndim - 1))
 
 
 def through(condition: Tensor | Kept | Moment, layer: nn.Module, function: Callable[[Tensor], _Made]) -> _Made:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..runtime.packed import convolve
+from ..runtime.fused import norm_silu
+from ..runtime.packed import convolve, convolve_doubled
 from ..words import check_choice
 
 Linear = nn.Linear
@@ -31,6 +32,13 @@ def activation(name: str) -> nn.Module:
     return ACTIVATIONS[name.lower()]()
 
 
+def normed(norm: nn.GroupNorm, act: nn.Module, x: Tensor, shift: Tensor | None = None) -> Tensor:
+    """act(norm(x + shift)) of `x` [B, C, H, W] and `shift` [B or 1, C]."""
+    if type(act) is nn.SiLU:
+        return norm_silu(norm, x, shift)
+    return act(norm(x if shift is None else x + shift[..., None, None]))
+
+
 class Downsample(nn.Module):
     """Half the size by a convolution of stride 2. Without padding, one row and column are added below and right."""
 
@@ -50,7 +58,8 @@ class Upsample(nn.Module):
         self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        return self.conv(repeat_pixels(x, size))
+        fast = convolve_doubled(self.conv, x) if size in (None, (2 * x.shape[2], 2 * x.shape[3])) else None
+        return self.conv(repeat_pixels(x, size)) if fast is None else fast
 
 
 def repeat_pixels(x: Tensor, size: tuple[int, int] | None = None) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .conditioning import Kept, Moment, through
-from .layers import Conv2d, Linear, activation
+from .layers import Conv2d, Linear, activation, normed
 
 
 class ResnetBlock(nn.Module):
@@ -47,18 +47,17 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor | Kept | Moment | None = None) -> Tensor:
         """[B, out_channels, H', W'] from `x` [B, channels, H, W] and `time` [B or 1, time_channels]."""
-        h = self.act(self.norm1(x))
+        h = normed(self.norm1, self.act, x)
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
         h = self.conv1(h)
-        if time is None:
-            h = self.norm2(h)
-        elif self.scale_shift:
-            scale, shift = through(time, self, self._project_time)[..., None, None].chunk(2, dim=1)
-            h = torch.addcmul(shift, self.norm2(h), 1 + scale)
+        told = None if time is None else through(time, self, self._project_time)
+        if told is not None and self.scale_shift:
+            scale, shift = told[..., None, None].chunk(2, dim=1)
+            h = self.act(torch.addcmul(shift, self.norm2(h), 1 + scale))
         else:
-            h = self.norm2(h + through(time, self, self._project_time)[..., None, None])
-        h = self.conv2(self.dropout(self.act(h)))
+            h = normed(self.norm2, self.act, h, told)
+        h = self.conv2(self.dropout(h))
         if self.conv_shortcut is not None:
             x = self.conv_shortcut(x)
         return (x + h) / self.output_scale if self.output_scale != 1 else x + h

@@ -16,7 +16,7 @@ from .base import Model
 from .blocks import BlockOptions, DownBlock, MidBlock, UpBlock, named
 from .conditioning import Kept, Moment
 from .embeddings import FourierFeatures, TimestepEmbedding, sinusoidal
-from .layers import Conv2d
+from .layers import Conv2d, normed
 from .skip_blocks import SkipDownBlock, SkipUpBlock
 from .unet import check_lengths, old_attention_name, skip_channels, whole_batch
 
@@ -161,7 +161,7 @@ class UNet2DModel(Model):
                 x, skip = block(x, passed, time, skip, self.run)
             else:
                 x = block(x, passed, time, None, self.run)
-        x = self.conv_out(self.conv_act(self.conv_norm_out(x)))
+        x = self.conv_out(normed(self.conv_norm_out, self.conv_act, x))
         if skip is not None:
             x = x + skip
         if self.config.time_embedding_type == "fourier":

@@ -17,7 +17,7 @@ from .blocks import BlockOptions, DownBlock, MidBlock, UpBlock, named
 from .conditioning import Context, Kept, Moment
 from .embeddings import FourierFeatures, TimestepEmbedding, sinusoidal
 from .k_blocks import K_KINDS, KDownBlock, KUpBlock, check_unmixed
-from .layers import Conv2d, Linear, activation
+from .layers import Conv2d, Linear, activation, normed
 from .unet import check_lengths, old_attention_name, skip_channels, whole_batch
 from .unet_2d import UNet2DOutput
 
@@ -208,7 +208,8 @@ class UNet2DConditionModel(Model):
         Args:
             sample: [B, in_channels, H, W].
             timestep: one, or [B]; or one of `moments(…)`, which have the next four in them.
-            encoder_hidden_states: [B, L, cross_attention_dim] the text; or `keep(…)` of it, for many calls.
+            encoder_hidden_states: [B, L, cross_attention_dim] the text; or `keep(…)` of it, for many calls, which may be of
+                k texts for each sample, [k · B, L, C], as guidance has it: the result is then [k · B, …].
             class_labels: [B], where the config asks for them.
             timestep_cond: [B, time_cond_proj_dim] added to the time (guidance embeddings).
             added_cond_kwargs: SDXL's `text_embeds` [B, C] and `time_ids` [B, 6]; where the config asks for them,
@@ -246,8 +247,8 @@ class UNet2DConditionModel(Model):
         for block in self.up_blocks:
             x = block(x, passed, time, context, self.run)
         if self.conv_norm_out is not None and self.conv_act is not None:
-            x = self.conv_act(self.conv_norm_out(x))
-        x = self.conv_out(x)
+            x = normed(self.conv_norm_out, self.conv_act, x)
+        x = context.for_each_text(self.conv_out(x))
         return UNet2DOutput(x) if return_dict else (x,)
 
     # -- what never changes during a generation ---------------------------------------------------------------------------

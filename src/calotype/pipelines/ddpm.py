@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..images import OUTPUT_TYPES, postprocess
 from ..randomness import Generators, starting_noise
+from ..runtime.recording import call
 from ..schedulers.table import Table
 from ..words import check_choice
 from .base import DiffusionPipeline, ImagePipelineOutput
@@ -64,7 +65,7 @@ class UnconditionalPipeline(DiffusionPipeline):
         moments = self.unet.moments(table.timesteps.to(self.unet.device))
 
         def predict(row: int, sample: Tensor) -> Tensor:
-            return self.unet(sample, moments[row], return_dict=False)[0]
+            return call(self.unet, sample, moments[row])
 
         return predict
 

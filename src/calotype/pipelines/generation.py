@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..images.previews import latent_preview, rgb_factors
-from ..runtime.packed import Scope, packed_convolutions
+from ..runtime.scope import Scope, fast_path
 from ..schedulers.table import Table
 from .loop import AfterStep, Predict, denoise
 
@@ -66,7 +66,7 @@ class Generation:
 
     Attributes:
         pipeline: the copy of the pipeline that callbacks see and may change: `guidance_scale`, `interrupt`, `num_timesteps`.
-        packed: the weights that this generation has looked at, for `runtime.packed`.
+        prepared: the layers whose prepared weights this generation has compared, for `runtime.scope`.
     """
 
     def __init__(self, pipeline: Any):
@@ -75,11 +75,11 @@ class Generation:
         self._asked_outside: Stop = pipeline._stop
         self.pipeline = copy.copy(pipeline)
         self.pipeline._stop = Stop()
-        self.packed: Scope = set()
+        self.prepared: Scope = set()
 
     def fast(self) -> Any:
         """A block in which models run by the fast path, where the pipeline allows it."""
-        return packed_convolutions(self.pipeline.fast, self.packed)
+        return fast_path(self.pipeline.fast, self.prepared)
 
     def run(
         self, table: Table, sample: Tensor, predict: Predict, develop: Callable[[Tensor], Any], generator: Any = None,

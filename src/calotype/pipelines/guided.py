@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..models.conditioning import repeated
 from ..models.embeddings import sinusoidal
 from ..prompts.encode import Prompt
 from ..randomness import randn, starting_noise
+from ..runtime.recording import call
 from ..schedulers.table import Table
 from .generation import Generation
 from .guidance import guide
@@ -145,9 +147,9 @@ class GuidedGeneration(Generation):
         def predict(row: int, sample: Tensor) -> Tensor:
             copies = len(self.text) // len(sample)
             parts = [sample, *(self.held[name] for name in joined)]
-            whole = [part.repeat(copies * len(sample) // len(part), 1, 1, 1) for part in parts]
-            output = unet(torch.cat(whole, dim=1) if joined else whole[0], at[row], kept,
-                          cross_attention_kwargs=request.cross_attention_kwargs, return_dict=False)[0]
+            size = max(at[row].size, *map(len, parts))  # B, if nothing but the text tells the copies apart
+            whole = torch.cat([repeated(part, size) for part in parts], dim=1) if joined else repeated(sample, size)
+            output = call(unet, whole, at[row], kept)
             output = translate(output) if translate else output
             if copies == 1:
                 return output

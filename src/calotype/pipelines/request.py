@@ -73,6 +73,8 @@ class Request:
                 raise TypeError(f"{what} is text or a list of texts, and this is {text!r:.80}")
             if several and not text:
                 raise ValueError(f"{what} is an empty list")
+        if self.cross_attention_kwargs:
+            raise ValueError(f"cross_attention_kwargs takes nothing here, and got {', '.join(self.cross_attention_kwargs)}")
         if prompt is None and embeds is None:
             raise ValueError("give a prompt, or prompt_embeds")
         if embeds is not None and unwanted is not None and embeds.shape != unwanted.shape:

@@ -1,10 +1,11 @@
-"""Convolutions, and wide linear layers, on the CPU with weights laid out in advance.
+"""Convolutions on the CPU with weights prepared in advance.
 
 oneDNN wants weights in blocks of its own and PyTorch gives them to it row by row, so that every call lays them out again;
 for the small pictures of a latent UNet that is a good part of the whole call. Here they are laid out once for each input
-size. Kernels of one pixel become matrix products.
+size. Kernels of one pixel become matrix products, a convolution of a picture whose pixels were all doubled is done on the
+picture itself, and kernels of 3 x 3 among many channels go by way of `winograd.py`.
 
-Layouts are used only inside `packed_convolutions()`, and each is compared with its weight when a scope first meets it: a
+Layouts are used only on the fast path (`scope.py`), and each is compared with its weight when a scope first meets it: a
 change of weights between generations is seen, however it came about.
 """
 
@@ -12,10 +13,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -23,90 +21,109 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import winograd
+from .scope import Scope, current
+
 _log = logging.getLogger(__name__)
 _SIZES_KEPT = 3  # input sizes a layer remembers; a layout is as large as the weight
-_MOST_ROWS = 1024  # of a matrix product: with more, laying the weight out is a small part of it
-
-
-
-Scope = set[int]
-"""The layers whose layouts were compared with their weights; one a generation."""
-
-_scope: ContextVar[Scope | None] = ContextVar("packed_convolutions", default=None)
 
 
 class _Layouts:
-    """The layouts of one layer's weight, by input size."""
+    """The layouts of one layer's weight, by what they were made for."""
 
     def __init__(self) -> None:
         self.mark: tuple[Any, ...] = ()
-        self.by_size: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
+        self.made: dict[tuple[Any, ...], Tensor] = {}
 
 
 _layouts: WeakKeyDictionary[nn.Module, _Layouts] = WeakKeyDictionary()
 
 
-@contextmanager
-def packed_convolutions(enabled: bool = True, scope: Scope | None = None) -> Iterator[None]:
-    """Let convolutions inside this block, on the CPU and without gradients, use layouts of their own.
-
-    Several blocks may share a `scope`, so that weights are compared once for all of them.
-    """
-    token = _scope.set((set() if scope is None else scope) if enabled and _works() else None)
-    try:
-        yield
-    finally:
-        _scope.reset(token)
-
-
 def convolve(layer: nn.Conv2d, x: Tensor) -> Tensor | None:
     """`layer(x)` by the fast path, or `None` where there is none."""
-    scope = _scope.get()
-    if scope is None or not _suits(layer, x) or layer.padding_mode != "zeros" or x.ndim != 4 or not len(x):
+    scope = _scope_of(layer, x)
+    if scope is None:
         return None
-    weight = layer.weight
     if layer.kernel_size == (1, 1) and layer.stride == (1, 1) and layer.groups == 1 and layer.padding == (0, 0):
-        return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), layer.bias).permute(0, 3, 1, 2)
-    size, places = list(x.shape), (layer.padding, layer.stride, layer.dilation, layer.groups)
-    layout = _layout(layer, tuple(size), scope, lambda: torch.ops.mkldnn._reorder_convolution_weight(
-        weight.detach(), *places, size))
-    return torch.ops.mkldnn._convolution_pointwise(x, layout, layer.bias, *places, "none", [], "")
+        return F.linear(x.permute(0, 2, 3, 1), layer.weight.flatten(1), layer.bias).permute(0, 3, 1, 2)
+    if _plain_3x3(layer) and winograd.pays(layer.in_channels, layer.out_channels, x.shape):
+        kernels = _layout(layer, ("winograd",), scope, lambda: winograd.transformed(layer.weight.detach()))
+        return winograd.convolve(x, kernels, layer.bias)
+    return _convolution(layer, scope, x, layer.bias, "as it is", lambda weight: weight)
 
 
-def project(layer: nn.Linear, x: Tensor) -> Tensor | None:
-    """`layer(x)` by the fast path, or `None` where there is none. It pays for wide layers of few tokens."""
-    scope = _scope.get()
-    rows = x.numel() // max(x.shape[-1], 1)
-    if scope is None or not _suits(layer, x) or not 0 < rows <= _MOST_ROWS:
+def convolve_doubled(layer: nn.Conv2d, x: Tensor) -> Tensor | None:
+    """`layer` on `x` with every pixel repeated in both directions, by the fast path, or `None` where there is none.
+
+    Of the nine pixels that a 3 x 3 kernel sees there, at most four are different ones, which four depending on whether row
+    and column are even: four kernels of 2 x 2, whose weights are sums, do with 16 products what takes 36.
+    """
+    scope = _scope_of(layer, x)
+    if scope is None or not _plain_3x3(layer):
         return None
-    layout = _layout(layer, (rows,), scope, lambda: torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), rows))
-    return torch.ops.mkldnn._linear_pointwise(x, layout, layer.bias, "none", [], "")
+    bias = None if layer.bias is None else layer.bias.repeat_interleave(4)
+    batch, _, height, width = x.shape
+    made = _convolution(layer, scope, x, bias, "doubled", lambda weight: _summed(_summed(weight, 2, 1), 4, 2).flatten(0, 2))
+    parts = made.view(batch, -1, 2, 2, height + 1, width + 1)  # even and odd rows, even and odd columns
+    rows = [torch.stack([parts[:, :, p, q, p : p + height, q : q + width] for q in (0, 1)], -1) for p in (0, 1)]
+    return torch.stack(rows, 3).view(batch, -1, 2 * height, 2 * width)
 
 
-def _suits(layer: nn.Conv2d | nn.Linear, x: Tensor) -> bool:
-    """On the CPU, in single precision, and nobody wants gradients."""
+def _summed(kernels: Tensor, dim: int, to: int) -> Tensor:
+    """Of the three entries along `dim`, the two that an even pixel sees and the two of an odd one; which, in a new dim `to`."""
+    first, second, third = kernels.unbind(dim)
+    even, odd = torch.stack([first, second + third], dim), torch.stack([first + second, third], dim)
+    return torch.stack([even, odd], to)
+
+
+def _plain_3x3(layer: nn.Conv2d) -> bool:
+    given = layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups
+    return given == ((3, 3), (1, 1), (1, 1), (1, 1), 1)
+
+
+def unchanged(layers: Iterable[nn.Module]) -> bool:
+    """Whether all layouts that `layers` have still are those of their weights."""
+    return all(layer in _layouts and _layouts[layer].mark == _mark(layer.weight) for layer in layers)  # type: ignore[arg-type]
+
+
+def _scope_of(layer: nn.Conv2d, x: Tensor) -> Scope | None:
+    """The scope to prepare weights in: on the CPU, in single precision, where nobody wants gradients."""
+    scope = current()
+    if scope is None or x.device.type != "cpu" or torch.is_grad_enabled() or layer.padding_mode != "zeros":
+        return None
     single = x.dtype is torch.float32 and layer.weight.dtype is torch.float32
-    return single and x.device.type == "cpu" and not torch.is_grad_enabled()
+    return scope if single and x.ndim == 4 and len(x) and _works() else None
 
 
-def _layout(layer: nn.Module, size: tuple[int, ...], scope: Scope, make: Callable[[], Tensor]) -> Tensor:
-    """The layout for an input size, made when first met: rounding must not depend on what was computed before."""
+def _convolution(
+    layer: nn.Conv2d, scope: Scope, x: Tensor, bias: Tensor | None, kind: str, prepared: Callable[[Tensor], Tensor]
+) -> Tensor:
+    size, places = list(x.shape), (layer.padding, layer.stride, layer.dilation, layer.groups)
+    # the best layout depends on the number of threads too, and any other would be laid out anew in every call
+    layout = _layout(layer, (kind, *size, torch.get_num_threads()), scope, lambda: (
+        torch.ops.mkldnn._reorder_convolution_weight(prepared(layer.weight.detach()), *places, size)))
+    return torch.ops.mkldnn._convolution_pointwise(x, layout, bias, *places, "none", [], "")
+
+
+def _layout(layer: nn.Module, key: tuple[Any, ...], scope: Scope, make: Callable[[], Tensor]) -> Tensor:
+    """The layout for `key`, made when first met: rounding must not depend on what was computed before."""
     kept = _layouts.get(layer)
     if kept is None:
         kept = _layouts[layer] = _Layouts()
     weight: Tensor = layer.weight  # type: ignore[assignment]
-    if id(layer) not in scope or kept.mark[0] != weight._version:
+    if layer not in scope or kept.mark[0] != weight._version:
         mark = _mark(weight)
         if mark != kept.mark:
-            kept.by_size.clear()
+            kept.made = {}
         kept.mark = mark
-        scope.add(id(layer))
-    layout = kept.by_size.pop(size, None)
+        scope.add(layer)
+    made = kept.made
+    layout = made.get(key)
     if layout is None:
         layout = make()
-    kept.by_size[size] = layout
-    if len(kept.by_size) > _SIZES_KEPT:
-        kept.by_size.popitem(last=False)
+        if len(made) >= _SIZES_KEPT:
+            made.pop(next(iter(made)), None)
+        made[key] = layout
     return layout
 
 

@@ -1,4 +1,4 @@
-"""Whether the fast path is on: so it is within a generation, where weights stay as they are and nobody wants gradients."""
+"""Whether models take the fast path: inside a block of code, in this thread."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-Scope = set[int]
-"""What was already compared within one generation, by `id`: the layers whose prepared weights are known to be current."""
+from torch import nn
+
+Scope = set[nn.Module]
+"""The layers whose prepared weights, and the models whose recordings, were found to be still right; one a generation."""
 
 _scope: ContextVar[Scope | None] = ContextVar("fast_path", default=None)
 
 
 @contextmanager
 def fast_path(enabled: bool = True, scope: Scope | None = None) -> Iterator[None]:
-    """Let what runs inside this block take its fast path, or with `enabled=False` the plain one.
+    """Let models inside this block run by the fast path, where there is one for their device; results differ by rounding.
 
     Several blocks may share a `scope`, so that weights are compared once for all of them.
     """
@@ -26,5 +28,5 @@ def fast_path(enabled: bool = True, scope: Scope | None = None) -> Iterator[None
 
 
 def current() -> Scope | None:
-    """The scope of the innermost block, or `None` where the fast path is off."""
+    """The scope of the block around, or `None` outside of one."""
     return _scope.get()
