@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..runtime.attention import attend
 from ..runtime.fused import add_norm, gated, group_norm
 from ..runtime.scope import current
 from ..words import check_choice
@@ -27,7 +28,12 @@ class Attention(nn.Module):
         upcast: compute scores in float32.
         dropout: of the result.
         norm_context: put the context through a layer norm first.
+
+    Attributes:
+        backend: of `runtime.attention.BACKENDS`; `model.set_attention_backend` sets it everywhere.
     """
+
+    backend = "auto"
 
     def __init__(
         self, channels: int, heads: int, context_channels: int | None = None, bias: bool = False, upcast: bool = False,
@@ -51,7 +57,7 @@ class Attention(nn.Module):
         query, kind = self._heads(self.to_q(x)), value.dtype
         if self.upcast:
             query, key, value = query.float(), key.float(), value.float()
-        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        seen = attend(query, key, value, mask, self.backend)
         return self.to_out(seen.transpose(1, 2).flatten(2).to(kind))
 
     def _keys_and_values(self, context: Tensor) -> tuple[Tensor, Tensor]:

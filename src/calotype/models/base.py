@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from ..config import Configured
 from ..files import staged_folder
 from ..hub import split_options
+from ..runtime.attention import check_backend
 from ..weight_files import choose_weights, is_weights, weight_files
 from ..weights import assign_weights, read_tensors, write_tensors
 from ..words import check_keywords
@@ -140,6 +141,20 @@ class Model(nn.Module, Configured):
         return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
 
     __repr__ = nn.Module.__repr__
+
+    # -- how it runs ----------------------------------------------------------------------------------------------------
+
+    def set_attention_backend(self, backend: str) -> None:
+        """Let attention be computed by one of `"auto"`, `"native"`, `"cudnn"`, `"flash"`, `"efficient"`, `"math"`, `"xformers"`.
+
+        Raises:
+            ValueError: there is none of that name. Whether it takes a model's shapes shows when it is called.
+        """
+        name = check_backend(backend)
+        for module in self.modules():
+            if isinstance(getattr(module, "backend", None), str):
+                vars(module)["backend"] = name
+        vars(self).pop("_recordings", None)
 
     # -- training -----------------------------------------------------------------------------------------------------
 

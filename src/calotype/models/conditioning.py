@@ -123,8 +123,8 @@ def _each(made: Any, function: Callable[[Tensor], Any]) -> Any:
 
 
 def repeated(x: Tensor, size: int) -> Tensor:
-    """[size, …] `x` [B, …] over and over."""
-    return x if len(x) == size else x.repeat(size // len(x), *[1] * (x.ndim - 1))
+    """[size, …] `x` [B, …] over and over, in the memory format that it has."""
+    return x if len(x) == size else torch.cat([x] * (size // len(x)))
 
 
 def through(condition: Tensor | Kept | Moment, layer: nn.Module, function: Callable[[Tensor], _Made]) -> _Made:

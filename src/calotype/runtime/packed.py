@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import winograd
-from .scope import Scope, current
+from .scope import Scope, current, version
 
 _log = logging.getLogger(__name__)
 _SIZES_KEPT = 3  # input sizes a layer remembers; a layout is as large as the weight
@@ -111,7 +111,7 @@ def _layout(layer: nn.Module, key: tuple[Any, ...], scope: Scope, make: Callable
     if kept is None:
         kept = _layouts[layer] = _Layouts()
     weight: Tensor = layer.weight  # type: ignore[assignment]
-    if layer not in scope or kept.mark[0] != weight._version:
+    if layer not in scope or kept.mark[0] != version(weight):
         mark = _mark(weight)
         if mark != kept.mark:
             kept.made = {}
@@ -129,7 +129,7 @@ def _layout(layer: nn.Module, key: tuple[Any, ...], scope: Scope, make: Callable
 
 def _mark(weight: Tensor) -> tuple[Any, ...]:
     """What tells a weight from what it was: in-place changes through `.data` leave the version as it is."""
-    return weight._version, weight.data_ptr(), float(weight.sum()), float(torch.linalg.vector_norm(weight))
+    return version(weight), weight.data_ptr(), float(weight.sum()), float(torch.linalg.vector_norm(weight))
 
 
 @functools.cache

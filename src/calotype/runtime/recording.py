@@ -11,7 +11,6 @@ import logging
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
@@ -19,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from . import packed
-from .scope import Scope, current
+from .cuda_graph import CudaGraph, prepared
+from .scope import Scope, current, version
 from .tape import CannotRecord, Tape
 
 _log = logging.getLogger(__name__)
@@ -73,8 +73,8 @@ def call(model: nn.Module, sample: Tensor, time: Any, text: Any = None) -> Tenso
     if not kept.lock.acquire(blocking=False):  # another thread's generation is in the middle of a call
         return _predict(model, sample, time, text)
     try:
-        key = (sample.shape, sample.dtype, sample.device, time.key, text and text.key, torch.get_num_threads(),
-               torch.is_inference_mode_enabled())
+        key = (sample.shape, sample.dtype, sample.device, time.key, text and text.key, model.training,
+               torch.get_num_threads(), torch.is_inference_mode_enabled())
         recording = kept.by_inputs.get(key)
         if recording is not None and not recording.serves(model, scope):
             recording = kept.by_inputs.pop(key) and None
@@ -90,7 +90,7 @@ def _recorded(
 ) -> _Recording | None:
     """A new recording for these inputs, once they were seen often enough and if there can be one."""
     calls = kept.calls.get(key, 0)
-    if calls is None or _watched(model):
+    if calls is None or _watched(model, sample.is_cuda):
         return None
     kept.calls[key] = calls + 1
     if calls < _CALLS_BEFORE[sample.device.type] or not all(each is None or each.ready for each in (time, text)):
@@ -109,6 +109,8 @@ def _recorded(
 
 class _Recording:
     def __init__(self, model: nn.Module, sample: Tensor, time: Condition, text: Condition | None, scope: Scope):
+        if sample.is_cuda:
+            sample = prepared(model, sample)
         self.sample, self.time, self.text = sample.clone(), time.fixed(), text and text.fixed()
         self.served: weakref.ref[Condition] | None = None  # the text whose generation it served last
         self.tensors, self.parts = _tensors(model), list(map(id, model.modules()))
@@ -119,12 +121,13 @@ class _Recording:
 
     def serves(self, model: nn.Module, scope: Scope) -> bool:
         """Whether the model is what it was: at a glance in every call, thoroughly in the first of a generation."""
-        if any(holder.get(name) is not tensor or tensor.data_ptr() != place or tensor._version != version
-               for holder, name, tensor, place, version in self.tensors):
+        if any(holder.get(name) is not tensor or tensor.data_ptr() != place or version(tensor) != seen
+               for holder, name, tensor, place, seen in self.tensors):
             return False
         if model in scope:
             return True
-        same = list(map(id, model.modules())) == self.parts and not _watched(model) and packed.unchanged(self.prepared)
+        same = list(map(id, model.modules())) == self.parts and packed.unchanged(self.prepared)
+        same = same and not _watched(model, self.sample.is_cuda)
         if same:
             scope |= {model, *self.prepared}
         return same
@@ -138,29 +141,6 @@ class _Recording:
         return self.run.replay()
 
 
-class CudaGraph:
-    """`function()`, captured: the GPU repeats its kernels without being told each.
-
-    Raises:
-        RuntimeError: something in it cannot be captured (PyTorch says what), or there is no memory for it.
-    """
-
-    def __init__(self, function: Callable[[], Tensor]):
-        self.graph = torch.cuda.CUDAGraph()
-        beside = torch.cuda.Stream()
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
-            function()  # libraries choose and allocate at a first call, which must not be captured
-        torch.cuda.current_stream().wait_stream(beside)
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
-            self.result = function()
-
-    def replay(self) -> Tensor:
-        """What `function()` would return now."""
-        self.graph.replay()
-        return self.result.clone()
-
-
 def _predict(model: nn.Module, sample: Tensor, time: Any, text: Any) -> Tensor:
     given = (sample, time) if text is None else (sample, time, text)
     return model(*given, return_dict=False)[0]
@@ -168,12 +148,16 @@ def _predict(model: nn.Module, sample: Tensor, time: Any, text: Any) -> Tensor:
 
 def _tensors(model: nn.Module) -> list[tuple[Any, str, Tensor, int, int]]:
     """Every parameter and buffer: where it is held, and what tells whether it is still the same."""
-    return [(holder, name, tensor, tensor.data_ptr(), tensor._version)
+    return [(holder, name, tensor, tensor.data_ptr(), version(tensor))
             for module in model.modules() for holder in (module._parameters, module._buffers)
             for name, tensor in holder.items() if tensor is not None]
 
 
-def _watched(model: nn.Module) -> bool:
-    """Whether calls of layers do more than compute: somebody is told of them, put in another function, or compiled them."""
-    return any(module._forward_hooks or module._forward_pre_hooks or module._compiled_call_impl is not None
-               or "forward" in vars(module) or "_orig_mod" in module._modules for module in model.modules())
+def _watched(model: nn.Module, gpu: bool) -> bool:
+    """Whether calls of layers do more than compute: somebody is told of them, or has put in another function.
+
+    Compiled layers are kernels to a GPU, and can be captured as others are; a tape could not tell what they do.
+    """
+    return any(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
+               or (not gpu and (module._compiled_call_impl is not None or "_orig_mod" in module._modules))
+               for module in model.modules())

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from torch import nn
+from torch import Tensor, nn
 
 Scope = set[nn.Module]
 """The layers whose prepared weights, and the models whose recordings, were found to be still right; one a generation."""
@@ -30,3 +30,8 @@ def fast_path(enabled: bool = True, scope: Scope | None = None) -> Iterator[None
 def current() -> Scope | None:
     """The scope of the block around, or `None` outside of one."""
     return _scope.get()
+
+
+def version(tensor: Tensor) -> int:
+    """How often PyTorch saw a tensor change in place; 0 where it does not count (tensors made in inference mode)."""
+    return 0 if tensor.is_inference() else tensor._version
