@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..runtime.offload import let_in
 from .resnet import ResnetBlock
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def _attend(level: Level, i: int, x: Tensor) -> Tensor:
 
 def _residual(block: ResnetBlock, x: Tensor) -> Tensor:
     """A residual block without time. Its second half is written over what its first made, and the way around added."""
+    let_in(block)  # its norms are read, and it is not called as a whole
     widest = max(block.conv1.in_channels, block.conv1.out_channels)
     norm = _known(block.norm1, x)
     h = _by_strips(lambda strip: block.conv1(block.act(norm(strip))), x, widest)
