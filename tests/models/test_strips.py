@@ -131,10 +131,12 @@ class LiveBytes(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.live, self.peak, self.given = {}, 0, set()
+        self.live, self.peak, self.given = {}, 0, {}
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.given |= {storage._cdata for storage in storages((args, kwargs))} - self.live.keys()
+        for storage in storages((args, kwargs)):  # weak references also keep addresses from being used again
+            if storage._cdata not in self.live:
+                self.given.setdefault(storage._cdata, StorageWeakRef(storage))
         made = function(*args, **(kwargs or {}))
         for storage in storages(made):
             if storage._cdata not in self.given:

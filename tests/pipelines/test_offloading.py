@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 import calotype
+from calotype.depth import DPTForDepthEstimation
 from calotype.models.attention import TransformerBlock
 from calotype.runtime import offload
 
@@ -113,7 +115,6 @@ def test_same_pictures(name, mode):
     nested = 2 if name == "unconditional" or any(
         isinstance(part, TransformerBlock) for model in pipe._models() for part in model.modules()) else 1
     assert mover.most <= lasting + (1 if mode == "model" else nested + 1)
-    print(name,mode,mover.most)
     offload.restore(pipe._models())
     after = parameters(pipe)
     assert before.keys() == after.keys()
@@ -141,8 +142,41 @@ def test_streams_previews_and_large_pictures(tiny, mode):
     assert mover.most <= (1 if mode == "model" else 4)
 
 
-def test_gradients_are_not_needed_for_it(tiny):
-    """Under inference mode as under `no_grad`."""
+def test_streams_take_turns(tiny):
+    expected = [draw(tiny, prompt=prompt) for prompt in ("a cat", "a dog")]
+    for mode in offload.MODES:
+        mover = recorded(tiny, mode)
+        streams = [tiny.stream(prompt, num_inference_steps=3, generator=seeded(0)[0], output_type="np")
+                   for prompt in ("a cat", "a dog")]
+        last = list(zip(*streams, strict=True))[-1]
+        assert all(np.array_equal(step.output.images, wanted) for step, wanted in zip(last, expected, strict=True))
+        assert mover.most <= (1 if mode == "model" else 4)
+        offload.restore(tiny._models())
+
+
+def test_models_of_transformers_come_whole():
+    """How their blocks are called is not ours to say."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(5)
+    estimator = DPTForDepthEstimation(transformers.DPTForDepthEstimation(transformers.DPTConfig(
+        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=16, image_size=32, patch_size=8,
+        backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8] * 4, fusion_hidden_size=8)).eval())
+    tiny = make_tiny(in_channels=5)
+    parts = {name: getattr(tiny, name) for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
+    pipe = calotype.StableDiffusionDepth2ImgPipeline(**parts, depth_estimator=estimator, feature_extractor=None)
+    pictures, mover = torch.randn(1, 3, 32, 32), Recorder()
+    with torch.no_grad():
+        expected = estimator(pictures).predicted_depth
+        pipe.enable_sequential_cpu_offload(device="cpu")
+        assert torch.equal(estimator(pictures).predicted_depth, expected)
+        assert estimator.model._forward_pre_hooks == {}  # it is there, all of it
+        pipe.offload(None)
+        offload.offload([estimator], "layers", mover, undivided=[estimator])
+        assert torch.equal(estimator(pictures).predicted_depth, expected)
+    assert len(mover.fetched) == 2  # what is there all the time, which is nothing, and all the rest
+
+
+def test_under_inference_mode(tiny):
     expected = draw(tiny, prompt="a cat")
     for mode in offload.MODES:
         tiny.offload(mode, device="cpu")
@@ -236,6 +270,45 @@ def test_what_was_fetched_in_vain_has_arrived_before_it_goes():
         model.blocks[1](x)
     assert log == ["blocks.0 arrived", "blocks.1.own fetched", "blocks.1.own arrived", "blocks.1.inner.0 fetched",
                    "blocks.1.inner.0 arrived", "blocks.2 fetched"]
+
+
+class FakeStream:
+    """Stands for a CUDA stream, and logs what it waits for."""
+
+    def __init__(self, name, log):
+        self.name, self.log = name, log
+
+    def wait_stream(self, other):
+        self.log.append(f"{self.name} waits for {other.name}")
+
+    def wait_event(self, event):
+        self.log.append(f"{self.name} waits for {event}")
+
+    def record_event(self):
+        return f"the copies of {self.name}"
+
+
+def test_streams_of_cuda_wait_for_each_other(monkeypatch, caplog):
+    """The copies for the memory's last use, the computation for the copies. Without CUDA, only the order can be seen."""
+    log: list[str] = []
+    main = FakeStream("main", log)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: FakeStream("side", log))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: main)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext(log.append(f"on {stream.name}")))
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: (_ for _ in ()).throw(RuntimeError("no pages")))
+    mover = offload.CudaMover(torch.device("cpu"))
+    weights = [torch.randn(3), torch.randn(4, 4, 3, 3).to(memory_format=torch.channels_last)]
+    resting = [mover.rest(weight) for weight in weights]
+    assert [record.message for record in caplog.records] == [
+        "no more memory can be page-locked (no pages): blocks will come more slowly"]
+    arrival = mover.fetch(resting)
+    assert log == ["side waits for main", "on side"]
+    there = arrival()
+    assert log[2:] == ["main waits for the copies of side"]
+    for copied, weight in zip(there, weights, strict=True):
+        assert torch.equal(copied, weight)
+        assert copied.stride() == weight.stride()
+        assert copied.data_ptr() != weight.data_ptr()
 
 
 def test_a_failure_leaves_it_usable(tiny):
@@ -352,11 +425,8 @@ def test_a_deep_copy_is_a_common_pipeline(tiny):
     tiny.offload("layers", device="cpu")
     draw(tiny, prompt="a cat")
     copied = copy.deepcopy(tiny).to("cpu")
-    recorded(copied, "model")
-    offload.restore(copied._models())
-    tiny.unet.requires_grad_(False).eval()
     for weight in tiny.unet.parameters():
-        weight.zero_()
+        weight.data.zero_()
     assert np.array_equal(draw(copied, prompt="a cat"), expected)
 
 
