@@ -311,6 +311,30 @@ def test_streams_of_cuda_wait_for_each_other(monkeypatch, caplog):
         assert copied.data_ptr() != weight.data_ptr()
 
 
+class Narrow(Recorder):
+    """Has room for one block."""
+
+    refused = 0
+
+    def fetch(self, resting):
+        self.alive = [group for group in self.alive if not all(ref.expired() for ref in group)]
+        if self.alive:
+            self.refused += 1
+            raise torch.OutOfMemoryError("no room")
+        return super().fetch(resting)
+
+
+def test_without_room_for_two_blocks_they_come_one_by_one():
+    model = nn.ModuleList([nn.Linear(2, 2) for _ in range(3)])
+    x, mover = torch.randn(1, 2), Narrow()
+    with torch.no_grad():
+        expected = model[2](model[1](model[0](x)))
+        offload.offload([model], "layers", mover)
+        for _ in range(3):
+            assert torch.equal(model[2](model[1](model[0](x))), expected)
+    assert (mover.most, mover.refused) == (1, 2 * 3)  # the first time, none is expected
+
+
 def test_a_failure_leaves_it_usable(tiny):
     expected = draw(tiny, prompt="a cat")
     recorded(tiny, "layers")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -162,7 +163,8 @@ class Stage:
                 self.following[last] = unit
             following = self.following.get(unit)
             if following is not None and following not in self.present:
-                self.coming = following, self.mover.fetch(following.resting)
+                with suppress(torch.OutOfMemoryError):  # then it comes when it is its turn, and this one has left
+                    self.coming = following, self.mover.fetch(following.resting)
 
     def _arrival(self, unit: Unit) -> Arrival:
         if self.coming is not None and self.coming[0] is not unit:
