@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from .runtime.offload import device_of
 from .weight_files import choose_weights
 
 
@@ -64,8 +65,8 @@ class DPTForDepthEstimation(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
-        return self.model.device
+        """Where the model is; of an offloaded one, where it works."""
+        return device_of(self) or self.model.device
 
     def forward(self, pixel_values: torch.Tensor) -> Any:
         """`predicted_depth` [n, h, w] of pictures [n, 3, H, W], as `DPTImageProcessor` prepares them."""

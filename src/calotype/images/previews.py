@@ -59,11 +59,12 @@ def rgb_factors(vae: Any) -> Tensor:
         return _fitted[vae].clone()
     generator = torch.Generator().manual_seed(0)
     weights = next(vae.parameters())
+    device = getattr(vae, "device", weights.device)
     latents = _smooth(_SAMPLES, vae.config.latent_channels, generator)
     scale, shift = vae.config.scaling_factor, vae.config.get("shift_factor") or 0.0
     colours = []
     for few in latents.split(_BATCH):
-        decoded = vae.decode((few / scale + shift).to(weights.device, weights.dtype)).sample
+        decoded = vae.decode((few / scale + shift).to(device, weights.dtype)).sample
         check_finite(decoded)
         colours.append(F.adaptive_avg_pool2d(decoded.float().clamp(-1, 1), _CELLS).cpu())
     inputs = latents.movedim(1, -1).reshape(-1, latents.shape[1]).double()

@@ -13,7 +13,8 @@ from ..config import register_to_config
 from ..outputs import Output
 from ..randomness import Generators, randn
 from ..words import check_choice
-from .autoencoder import Autoencoder
+from . import strips
+from .autoencoder import Autoencoder, Network
 from .blocks import AttentionKind, BlockOptions, DownBlock, MidBlock, Run, UpBlock
 from .layers import Conv2d
 from .spatial_norm import SpatialNorm
@@ -79,6 +80,8 @@ class DecoderOutput(Output):
 class AutoencoderKL(Autoencoder):
     """A variational autoencoder whose latents are small pictures (Rombach et al. 2022, section 3.1).
 
+    With `enable_tiling`, large pictures need less memory and stay as they are; `seamless` says whether that is so.
+
     Args:
         in_channels, out_channels: of the pictures.
         down_block_types, up_block_types: `"DownEncoderBlock2D"` and `"UpDecoderBlock2D"`, or with attention
@@ -92,6 +95,8 @@ class AutoencoderKL(Autoencoder):
         use_quant_conv, use_post_quant_conv: a 1 x 1 convolution on either side of the latents.
         mid_block_add_attention: attention in the middle.
     """
+
+    seamless: bool = True
 
     @register_to_config
     def __init__(
@@ -112,6 +117,19 @@ class AutoencoderKL(Autoencoder):
         self.post_quant_conv = Conv2d(latent_channels, latent_channels, 1) if use_post_quant_conv else None
         self._set_tiles(sample_size, 2 ** (len(widths) - 1), overlap=0.25)
 
+    def enable_tiling(self, use_tiling: bool = True, seamless: bool = True) -> None:
+        """Encode and decode with the memory of one layer's input and output, and of a strip of what is between them.
+
+        The result is that of the plain way, up to rounding. Where gradients are recorded, it is the plain way itself.
+
+        Args:
+            use_tiling: `False` undoes it.
+            seamless: `False` works tile by tile instead, with the memory of a tile: for pictures whose widest layer (768
+                bytes a pixel in half precision, in Stable Diffusion) does not fit. Tiles differ from the whole a little,
+                since none sees the others; the attributes `tile_…` say how large they are.
+        """
+        self.use_tiling, self.seamless = use_tiling, seamless
+
     def encode(self, x: Tensor, return_dict: bool = True) -> Any:
         """The distribution of the latents of pictures `x` [B, in_channels, H, W] in [-1, 1]; H, W multiples of the factor."""
         moments = self._encode_in_parts(self.encoder, x)
@@ -126,6 +144,14 @@ class AutoencoderKL(Autoencoder):
             z = self.post_quant_conv(z)
         sample = self._decode_in_parts(self.decoder, z)
         return DecoderOutput(sample) if return_dict else (sample,)
+
+    def _in_parts(self, network: Network, x: Tensor, latents: int, unit: int) -> Tensor:
+        if not (self.use_tiling and self.seamless):
+            return super()._in_parts(network, x, latents, unit)
+        recorded = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters()))
+        if recorded or not len(x):
+            return network(x, self.run)
+        return strips.encode(network, x) if isinstance(network, Encoder) else strips.decode(self.decoder, x)
 
     def forward(
         self, sample: Tensor, sample_posterior: bool = False, return_dict: bool = True, generator: Generators = None

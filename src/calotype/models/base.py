@@ -15,6 +15,7 @@ from ..config import Configured
 from ..files import staged_folder
 from ..hub import split_options
 from ..runtime.attention import check_backend
+from ..runtime.offload import check_stays, device_of
 from ..weight_files import choose_weights, is_weights, weight_files
 from ..weights import assign_weights, read_tensors, write_tensors
 from ..words import check_keywords
@@ -133,8 +134,12 @@ class Model(nn.Module, Configured):
 
     @property
     def device(self) -> torch.device:
-        """Where the first parameter is."""
-        return next((p.device for p in self.parameters()), torch.device("cpu"))
+        """Where the first parameter is; of an offloaded model, where it works."""
+        return device_of(self) or next((p.device for p in self.parameters()), torch.device("cpu"))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        check_stays(self)  # `to`, `half`, `cuda`, … come here
+        return super()._apply(fn, recurse)
 
     def num_parameters(self, only_trainable: bool = False) -> int:
         """How many numbers the parameters hold."""

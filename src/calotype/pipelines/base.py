@@ -19,9 +19,11 @@ from ..files import read_json, staged_folder
 from ..hub import split_options
 from ..outputs import Output
 from ..registry import PIPELINES, entry, find, known
+from ..runtime.offload import check_stays
 from ..weight_files import is_weights
 from ..words import check_keywords, listing, nearest
 from .generation import Step, Stop
+from .offloading import Offloading
 
 _log = logging.getLogger(__name__)
 _Self = TypeVar("_Self", bound="DiffusionPipeline")
@@ -35,7 +37,7 @@ class ImagePipelineOutput(Output):
     images: Any
 
 
-class DiffusionPipeline(Configured):
+class DiffusionPipeline(Offloading, Configured):
     """Base of all pipelines, and the way to load one whose class is not known: `DiffusionPipeline.from_pretrained(name)`.
 
     A subclass takes its components as arguments of `__init__` and hands them to `register_modules`; arguments with a
@@ -197,8 +199,10 @@ class DiffusionPipeline(Configured):
 
     @property
     def device(self) -> torch.device:
-        """Where the models are."""
+        """Where the models work: where they are, or, offloaded, where they will be."""
         return next((part.device for part in self._models()), torch.device("cpu"))  # type: ignore[return-value]
+
+    _execution_device = device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -211,13 +215,19 @@ class DiffusionPipeline(Configured):
         return self._config.get("_name_or_path")
 
     def to(self: _Self, *args: Any, **kwargs: Any) -> _Self:
-        """Move all models: `to("cuda")`, `to(torch.float16)`, `to("cuda", torch.float16)`."""
+        """Move all models: `to("cuda")`, `to(torch.float16)`, `to("cuda", torch.float16)`.
+
+        Raises:
+            ValueError: the models are offloaded.
+        """
         names = ("device", "torch_device", "dtype", "torch_dtype")
         check_keywords(f"{type(self).__name__}.to", kwargs, [*names, "silence_dtype_warnings"])
         targets = [*args, *(kwargs[name] for name in names if kwargs.get(name) is not None)]
         for target in targets:
             if not isinstance(target, (str, int, torch.device, torch.dtype)):
                 raise TypeError(f"a pipeline is moved to a device or a dtype, and {target!r} is neither")
+        for model in self._models():
+            check_stays(model)
         for model in self._models():
             for target in targets:
                 model.to(target)
@@ -276,10 +286,6 @@ class DiffusionPipeline(Configured):
 
     def disable_xformers_memory_efficient_attention(self) -> None:
         """Nothing to do, as for `enable_xformers_memory_efficient_attention`."""
-
-    def enable_model_cpu_offload(self, gpu_id: int | None = None, device: str | torch.device = "cuda") -> None:
-        """Move the models to the accelerator, all of them: keeping those at rest on the CPU is not built yet."""
-        self.to(f"{torch.device(device).type}:{gpu_id}" if gpu_id is not None else device)
 
 
 def _choose_files(names: list[str], wanted: dict[str, tuple[str, str]], loading: dict[str, Any]) -> list[str]:

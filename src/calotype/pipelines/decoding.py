@@ -27,7 +27,7 @@ def decoded(autoencoder: Any, latents: Tensor, **options: Any) -> Tensor:
     pictures: Tensor = autoencoder.decode(latents.to(autoencoder.dtype), **options).sample
     if autoencoder.dtype != torch.float32 and not torch.isfinite(pictures).all():
         _log.warning("the autoencoder overflowed in %s; it decodes again in float32", autoencoder.dtype)
-        pictures = copy.deepcopy(autoencoder).float().decode(latents.float(), **options).sample
+        pictures = copy.deepcopy(autoencoder).to(latents.device).float().decode(latents.float(), **options).sample
     if not torch.isfinite(pictures).all():
         raise FloatingPointError("the decoded pictures are not finite: the autoencoder's weights or the latents are damaged")
     return pictures

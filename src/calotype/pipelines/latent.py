@@ -178,7 +178,7 @@ class LatentPipeline(DiffusionPipeline):
         self.vae.disable_slicing()
 
     def enable_vae_tiling(self) -> None:
-        """Decode and encode large pictures in tiles: less memory."""
+        """Decode and encode large pictures in parts, with less memory: see `enable_tiling` of the autoencoder."""
         self.vae.enable_tiling()
 
     def disable_vae_tiling(self) -> None:

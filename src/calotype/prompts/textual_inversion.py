@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..hub import split_options
+from ..runtime.offload import check_stays
 from ..weights import read_tensors
 from ..words import check_keywords, some
 
@@ -51,10 +52,11 @@ class TextualInversion:
         Raises:
             FileNotFoundError: no such file; says what there is.
             ValueError: a file is damaged or holds something else, the embeddings have another width than the text
-                encoder's, or a word is a token already. Nothing is changed then.
+                encoder's, a word is a token already, or the text encoder is offloaded. Nothing is changed then.
         """
         check_keywords("load_textual_inversion", kwargs, _OPTIONS)
         tokenizer, text_encoder = tokenizer or self.tokenizer, text_encoder or self.text_encoder
+        check_stays(text_encoder)
         given = pretrained_model_name_or_path
         contents = [_read(source, **kwargs) for source in (given if isinstance(given, list) else [given])]
         words = token if isinstance(token, list) else [token] * len(contents) if token is None else [token]
@@ -77,9 +79,10 @@ class TextualInversion:
             tokens: the words; by default all that were added. tokenizer, text_encoder: as in `load_textual_inversion`.
 
         Raises:
-            ValueError: there is no such word; says which there are.
+            ValueError: there is no such word; says which there are. Or the text encoder is offloaded.
         """
         tokenizer, text_encoder = tokenizer or self.tokenizer, text_encoder or self.text_encoder
+        check_stays(text_encoder)
         added = _added(tokenizer)
         words = [tokens] if isinstance(tokens, str) else added if tokens is None else tokens
         gone = tokenizer.remove_tokens(dict.fromkeys(one for word in words for one in _tokens(word, added) or [word]))
