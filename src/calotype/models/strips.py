@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..runtime.offload import let_in
-from ..runtime.packed import packed_convolutions
+from ..runtime.scope import fast_path
 from .resnet import ResnetBlock
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def _through(layers: Callable[[], Iterator[Layer]], x: Tensor) -> Tensor:
     """One flat loop, so that nothing else holds what a layer was given."""
     if len(x) > 1:
         return torch.cat([_through(layers, one) for one in x.split(1)])
-    with torch.no_grad(), packed_convolutions(False):  # layouts for three heights of strips would cost memory, and save no time
+    with torch.no_grad(), fast_path(False):  # layouts for three heights of strips would cost memory, and save no time
         for layer in layers():
             x = layer(x)
     return x
