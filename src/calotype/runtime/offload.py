@@ -113,6 +113,8 @@ class Unit:
 
     def leave(self) -> None:
         self._point_to(self.resting)
+        for module in self.modules:
+            vars(module).pop("_recordings", None)  # they would hold on to the weights
         self.hooks = [module.register_forward_pre_hook(self) for module in self.modules] if self.weights else []
 
     def ignore(self) -> None:
@@ -245,6 +247,12 @@ def device_of(module: nn.Module) -> torch.device | None:
     """Where an offloaded module works; `None` if it is not offloaded."""
     unit = _unit_of(module)
     return None if unit is None else unit.stage.mover.device
+
+
+def in_parts(model: nn.Module) -> bool:
+    """Whether parts of a model come and go by themselves."""
+    unit = _unit_of(model)
+    return unit is not None and unit.stage.mode == "layers"
 
 
 def let_in(module: nn.Module) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from . import packed
 from .cuda_graph import CudaGraph, prepared
+from .offload import in_parts
 from .scope import Scope, current, version
 from .tape import CannotRecord, Tape
 
@@ -67,7 +68,7 @@ def call(model: nn.Module, sample: Tensor, time: Any, text: Any = None) -> Tenso
     """
     scope, device = current(), sample.device.type
     if (scope is None or torch.is_grad_enabled() or torch.is_autocast_enabled(device) or device not in _CALLS_BEFORE
-            or not all(condition is None or hasattr(condition, "fixed") for condition in (time, text))):
+            or in_parts(model) or not all(condition is None or hasattr(condition, "fixed") for condition in (time, text))):
         return _predict(model, sample, time, text)
     kept: Recordings = vars(model).setdefault("_recordings", Recordings())
     if not kept.lock.acquire(blocking=False):  # another thread's generation is in the middle of a call
