@@ -27,6 +27,12 @@ def fast_path(enabled: bool = True, scope: Scope | None = None) -> Iterator[None
         _scope.reset(token)
 
 
+def touched(layer: nn.Module) -> bool:
+    """Whether a call of `layer` may do more than its class says: somebody is told of it, or has put another function there."""
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
+                or layer._compiled_call_impl is not None)
+
+
 def current() -> Scope | None:
     """The scope of the block around, or `None` outside of one."""
     return _scope.get()
