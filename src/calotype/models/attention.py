@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ..runtime.attention import attend
 from ..runtime.fused import add_norm, gated, group_norm
-from ..runtime.scope import current
+from ..runtime.scope import current, touched
 from ..words import check_choice
 from .conditioning import Context, Kept, through
 from .layers import Conv2d, Linear
@@ -163,7 +163,8 @@ class Widen(nn.Module):
 
     def _halves(self, x: Tensor) -> Sequence[Tensor]:
         """Value and gate; on the fast path of the CPU by a product each, since halves of rows are slow to go through."""
-        if current() is None or x.device.type != "cpu" or torch.is_grad_enabled() or type(self.proj) is not Linear:
+        plain = type(self.proj) is Linear and not touched(self.proj)
+        if current() is None or x.device.type != "cpu" or torch.is_grad_enabled() or not plain:
             return self.proj(x).chunk(2, dim=-1)
         weights, biases = self.proj.weight.chunk(2), (None, None) if self.proj.bias is None else self.proj.bias.chunk(2)
         return [F.linear(x, *half) for half in zip(weights, biases, strict=True)]
@@ -234,4 +235,9 @@ class SpatialTransformer(nn.Module):
 
 
 def _project(layer: nn.Module, tokens: Tensor) -> Tensor:
-    return F.linear(tokens, layer.weight.flatten(1), layer.bias)  # type: ignore[operator,arg-type]
+    """A linear layer or convolution of one pixel on tokens [B, N, C]."""
+    if type(layer) is Conv2d and not touched(layer):
+        return F.linear(tokens, layer.weight.flatten(1), layer.bias)
+    if layer.weight.ndim == 2:
+        return layer(tokens)
+    return layer(tokens.transpose(1, 2)[..., None])[..., 0].transpose(1, 2)

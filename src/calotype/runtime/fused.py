@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .scope import current
+from .scope import current, touched
 
 _log = logging.getLogger(__name__)
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -115,8 +115,7 @@ def _same_kind(x: Tensor, other: Tensor) -> bool:
 
 def _is_plain(norm: nn.GroupNorm | nn.LayerNorm, kind: type[nn.Module], x: Tensor) -> bool:
     """Nobody has put anything in its place or on it, and its weights are where `x` is."""
-    hooked = norm._forward_hooks or norm._forward_pre_hooks or "forward" in norm.__dict__
-    return type(norm) is kind and not hooked and all(
+    return type(norm) is kind and not touched(norm) and all(
         weight is None or (_same_kind(x, weight) and weight.is_contiguous()) for weight in (norm.weight, norm.bias))
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import winograd
-from .scope import Scope, current, version
+from .scope import Scope, current, touched
 
 _log = logging.getLogger(__name__)
 _SIZES_KEPT = 3  # input sizes a layer remembers; a layout is as large as the weight
@@ -58,8 +58,10 @@ def convolve_doubled(layer: nn.Conv2d, x: Tensor) -> Tensor | None:
     Of the nine pixels that a 3 x 3 kernel sees there, at most four are different ones, which four depending on whether row
     and column are even: four kernels of 2 x 2, whose weights are sums, do with 16 products what takes 36.
     """
+    if not isinstance(layer, nn.Conv2d) or touched(layer) or not _plain_3x3(layer):  # it is not called here
+        return None
     scope = _scope_of(layer, x)
-    if scope is None or not _plain_3x3(layer):
+    if scope is None:
         return None
     bias = None if layer.bias is None else layer.bias.repeat_interleave(4)
     batch, _, height, width = x.shape
@@ -81,9 +83,19 @@ def _plain_3x3(layer: nn.Conv2d) -> bool:
     return given == ((3, 3), (1, 1), (1, 1), (1, 1), 1)
 
 
-def unchanged(layers: Iterable[nn.Module]) -> bool:
-    """Whether all layouts that `layers` have still are those of their weights."""
-    return all(layer in _layouts and _layouts[layer].mark == _mark(layer.weight) for layer in layers)  # type: ignore[arg-type]
+def marks(layers: Iterable[nn.Module]) -> dict[nn.Module, Any]:
+    """What the layouts of `layers` were made for; for `unchanged`."""
+    return {layer: _layouts[layer].mark for layer in layers if layer in _layouts}
+
+
+def unchanged(marks: Mapping[nn.Module, Any]) -> bool:
+    """Whether the weights of layers are those of their `marks`."""
+    return all(mark == _mark(layer.weight) for layer, mark in marks.items())  # type: ignore[arg-type]
+
+
+def version(tensor: Tensor) -> int:
+    """How often a tensor was written to, as far as PyTorch counts."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _scope_of(layer: nn.Conv2d, x: Tensor) -> Scope | None:

@@ -16,12 +16,13 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from . import packed
 from .cuda_graph import CudaGraph, prepared
 from .offload import in_parts
-from .scope import Scope, current, version
-from .tape import CannotRecord, Tape
+from .scope import Scope, current, touched
+from .tape import Tape
 
 _log = logging.getLogger(__name__)
 _KEPT = 4  # recordings a model: each has activations of its own on a GPU
@@ -98,7 +99,7 @@ def _recorded(
         return None
     try:
         recording = _Recording(model, sample, time, text, scope)
-    except (CannotRecord, RuntimeError) as error:  # a GPU that is out of memory is one of these
+    except Exception as error:  # whatever it is, the model's own call would raise it too
         kept.calls[key] = None
         _log.warning("%s runs without being recorded: %s", type(model).__name__, str(error).split("\n")[0])
         return None
@@ -114,23 +115,22 @@ class _Recording:
             sample = prepared(model, sample)
         self.sample, self.time, self.text = sample.clone(), time.fixed(), text and text.fixed()
         self.served: weakref.ref[Condition] | None = None  # the text whose generation it served last
-        self.tensors, self.parts = _tensors(model), list(map(id, model.modules()))
+        self.tensors, self.parts = _tensors(model), _parts(model)
         function = partial(_predict, model, self.sample, self.time, self.text)
         self.run: Tape | CudaGraph = CudaGraph(function) if sample.is_cuda else Tape(function)
-        self.prepared = scope & set(model.modules())
+        self.prepared = packed.marks(scope & set(model.modules()))
         scope.add(model)
 
     def serves(self, model: nn.Module, scope: Scope) -> bool:
         """Whether the model is what it was: at a glance in every call, thoroughly in the first of a generation."""
-        if any(holder.get(name) is not tensor or tensor.data_ptr() != place or version(tensor) != seen
-               for holder, name, tensor, place, seen in self.tensors):
+        if any(holder.get(name) is not tensor or (tensor is not None and _state(tensor) != state)
+               for holder, name, tensor, state in self.tensors):
             return False
         if model in scope:
             return True
-        same = list(map(id, model.modules())) == self.parts and packed.unchanged(self.prepared)
-        same = same and not _watched(model, self.sample.is_cuda)
+        same = _parts(model) == self.parts and not _watched(model, self.sample.is_cuda) and packed.unchanged(self.prepared)
         if same:
-            scope |= {model, *self.prepared}
+            scope.update({model, *self.prepared})
         return same
 
     def __call__(self, sample: Tensor, time: Condition, text: Condition | None) -> Tensor:
@@ -147,11 +147,21 @@ def _predict(model: nn.Module, sample: Tensor, time: Any, text: Any) -> Tensor:
     return model(*given, return_dict=False)[0]
 
 
-def _tensors(model: nn.Module) -> list[tuple[Any, str, Tensor, int, int]]:
-    """Every parameter and buffer: where it is held, and what tells whether it is still the same."""
-    return [(holder, name, tensor, tensor.data_ptr(), version(tensor))
+def _tensors(model: nn.Module) -> list[tuple[Any, str, Tensor | None, Any]]:
+    """Every parameter and buffer, also those that are `None`: where it is held, and what tells whether it is still the same."""
+    return [(holder, name, tensor, tensor if tensor is None else _state(tensor))
             for module in model.modules() for holder in (module._parameters, module._buffers)
-            for name, tensor in holder.items() if tensor is not None]
+            for name, tensor in holder.items()]
+
+
+def _state(tensor: Tensor) -> tuple[int, int]:
+    return tensor.data_ptr(), packed.version(tensor)
+
+
+def _parts(model: nn.Module) -> list[Any]:
+    """All modules, and whether they train. They are held, since another could come to be at the same address; but not the
+    model itself, which holds its recordings."""
+    return [(id(part) if part is model else part, part.training) for part in model.modules()]
 
 
 def _watched(model: nn.Module, gpu: bool) -> bool:
@@ -159,6 +169,5 @@ def _watched(model: nn.Module, gpu: bool) -> bool:
 
     Compiled layers are kernels to a GPU, and can be captured as others are; a tape could not tell what they do.
     """
-    return any(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
-               or (not gpu and (module._compiled_call_impl is not None or "_orig_mod" in module._modules))
-               for module in model.modules())
+    return _has_any_global_hook() or any(
+        touched(part, compiled=not gpu) or (not gpu and "_orig_mod" in part._modules) for part in model.modules())

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from torch import Tensor, nn
+from torch import nn
 
 Scope = set[nn.Module]
 """The layers whose prepared weights, and the models whose recordings, were found to be still right; one a generation."""
@@ -27,11 +27,16 @@ def fast_path(enabled: bool = True, scope: Scope | None = None) -> Iterator[None
         _scope.reset(token)
 
 
+def touched(layer: nn.Module, compiled: bool = True) -> bool:
+    """Whether a call of `layer` may do more than its class says: somebody is told of it, or has put another function there.
+
+    Args:
+        compiled: whether to have it compiled is such a thing.
+    """
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
+                or (compiled and layer._compiled_call_impl is not None))
+
+
 def current() -> Scope | None:
     """The scope of the block around, or `None` outside of one."""
     return _scope.get()
-
-
-def version(tensor: Tensor) -> int:
-    """How often PyTorch saw a tensor change in place; 0 where it does not count (tensors made in inference mode)."""
-    return 0 if tensor.is_inference() else tensor._version

@@ -12,8 +12,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
+
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
+_LOOK = {"tolist", "numpy", "__array__", "__dlpack__", "__repr__", "__format__"}  # at values, and PyTorch tells no operation
+_DETACHED, _ATTACHED = torch.Tensor.data.__get__, torch.Tensor.data.__set__  # type: ignore[attr-defined]
 
 
 class CannotRecord(RuntimeError):
@@ -44,6 +49,7 @@ class Tape:
 
     Tensors that it reads and has not made are read again in every replay, where they are in memory: to give it other
     values, copy them there. Its decisions in Python, and all that is not a tensor, stay as they were in the first call.
+    Random numbers are drawn anew in every replay, and none by the recording: the generator is put back where it was.
 
     Raises:
         CannotRecord: Python looked at a value, or a tensor was given another place in memory.
@@ -51,7 +57,7 @@ class Tape:
 
     def __init__(self, function: Callable[[], Tensor]):
         recorder = _Recorder()
-        with recorder:
+        with torch.random.fork_rng(devices=[]), _Watched(), recorder:
             result = function()
         register = recorder.register_of(result)
         if register is None:
@@ -95,6 +101,15 @@ class Tape:
             needed |= read
 
 
+class _Watched(TorchFunctionMode):
+    """Sees what is done to tensors without an operation."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", None) in _LOOK or func == _ATTACHED:
+            raise CannotRecord(f"{func.__name__} of a tensor cannot be repeated without Python")
+        return args[0].detach() if func == _DETACHED else func(*args, **kwargs or {})
+
+
 class _Recorder(TorchDispatchMode):
     """Writes down every operation below autograd, and where its tensors come from."""
 
@@ -111,15 +126,17 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        with self:  # outside of autograd, composite operations come here whole
-            made = func.decompose(*args, **kwargs) if func._can_decompose() else NotImplemented
-        if made is not NotImplemented:
-            return made
+        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE):
+            with self:  # outside of autograd, composite operations come here whole
+                return func._op_dk(_COMPOSITE, *args, **kwargs)  # `decompose` would prefer a slower way for compilers
+        if func is torch.ops.aten.lift_fresh.default:
+            func = torch.ops.aten.clone.default  # a tensor made of numbers: of its own in every replay
         made = func(*args, **kwargs)
         given = [each for each in _flat([*args, *kwargs.values()]) if isinstance(each, Tensor)]
-        results = _flat(made)
+        results = [] if made is None else _flat(made)
         fresh = [result for result in results if not self._is_there(result, given)]
-        if torch.Tag.inplace_view in func.tags or (fresh and not all(isinstance(each, Tensor) for each in fresh)):
+        moved = torch.Tag.inplace_view in func.tags and func is not torch.ops.aten.detach_.default
+        if moved or (fresh and not all(isinstance(each, Tensor) for each in fresh)):
             raise CannotRecord(f"{func} cannot be repeated without Python")
         if fresh or func._schema.is_mutable:
             self._write(func, args, kwargs, made if fresh else None)
@@ -140,7 +157,7 @@ class _Recorder(TorchDispatchMode):
             return False
         memory = _memory(result)
         for tensor in given:
-            if memory and _memory(tensor) == memory:
+            if memory and _memory(tensor) == memory and _kind(tensor) == _kind(result):
                 if result is not tensor and tensor in self._places:
                     view = tuple(result.shape), result.stride(), int(result.storage_offset())
                     self._places[result] = _Place(self._places[tensor].register, view)
@@ -173,9 +190,9 @@ class _Recorder(TorchDispatchMode):
     def _made(self, value: Any) -> bool:
         return isinstance(value, Tensor) and value in self._places
 
-    def _register(self, tensor: Tensor) -> int:
-        """A register that holds `tensor`; one of its own for a tensor from outside."""
-        register = self.register_of(tensor)
+    def _register(self, tensor: Tensor | None) -> int:
+        """A register that holds `tensor`; one of its own for a tensor from outside, and for none."""
+        register = None if tensor is None else self.register_of(tensor)
         if register is None:
             self.registers.append(tensor)
             register = len(self.registers) - 1
@@ -190,6 +207,11 @@ class _Recorder(TorchDispatchMode):
 def _memory(tensor: Tensor) -> int:
     """Where a tensor's memory begins; 0 for one that has none, or none that can be looked at (oneDNN's layouts)."""
     return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else 0
+
+
+def _kind(tensor: Tensor) -> Any:
+    """How memory is read: a view that reads it otherwise is an operation."""
+    return tensor.dtype, tensor.is_conj(), tensor.is_neg()
 
 
 def _flat(values: Any) -> list[Any]:
