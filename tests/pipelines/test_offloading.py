@@ -258,7 +258,9 @@ def test_a_deep_copy_is_a_common_pipeline(tiny):
     copied = copy.deepcopy(tiny).to("cpu")
     for weight in tiny.unet.parameters():
         weight.data.zero_()
-    assert np.array_equal(draw(copied, prompt="a cat"), expected)
+    assert np.allclose(draw(copied, prompt="a cat"), expected, atol=1e-6)
+    draw(copied, prompt="a cat")
+    assert not any(module._forward_pre_hooks for module in copied.unet.modules())
 
 
 def test_an_overflow_is_decoded_again(tiny, monkeypatch):

@@ -135,7 +135,11 @@ def _no_unit() -> Callable[..., None]:
 
 
 def _nothing(module: nn.Module, inputs: Any) -> None:
-    pass
+    """What a copied hook does: it goes, so that nothing is left of it."""
+    for part in module.modules():
+        for key, hook in list(part._forward_pre_hooks.items()):
+            if hook is _nothing:
+                del part._forward_pre_hooks[key]
 
 
 class Stage:
