@@ -104,7 +104,8 @@ def _scope_of(layer: nn.Conv2d, x: Tensor) -> Scope | None:
     if scope is None or x.device.type != "cpu" or torch.is_grad_enabled() or layer.padding_mode != "zeros":
         return None
     single = x.dtype is torch.float32 and layer.weight.dtype is torch.float32
-    return scope if single and x.ndim == 4 and len(x) and _works() else None
+    fits = x.ndim == 4 and len(x) and x.shape[1] == layer.in_channels and not isinstance(layer.padding, str)
+    return scope if single and fits and _works() else None
 
 
 def _convolution(
