@@ -28,6 +28,13 @@ def test_info():
         assert words in shown
 
 
+def test_info_of_devices():
+    facts = json.loads(call("info", "--device", "--json"))
+    assert {"auto", "native", "math"} <= set(facts["devices"]["cpu"]["attention"])
+    assert "attention by auto, native" in call("info", "--device")
+    assert "give a model, or --device" in call("info", code=2)
+
+
 @pytest.mark.parametrize(("part", "name"), [("vae", "AutoencoderKL"), ("text_encoder", "CLIPTextModel"),
                                             ("scheduler", "PNDMScheduler")])
 def test_info_of_one_part(part, name):

@@ -17,12 +17,17 @@ from .options import CHECKPOINT, Revision, Variant
 
 
 def info(
-    model: Annotated[str, Argument(help=CHECKPOINT)],
+    model: Annotated[str | None, Argument(help=CHECKPOINT)] = None,
     as_json: Annotated[bool, Option("--json", help="The same as JSON.")] = False,
     variant: Variant = None,
     revision: Revision = None,
+    device: Annotated[bool, Option("--device", help="Show this machine's devices instead, and how attention can run.")] = False,
 ) -> None:
-    """Show what a checkpoint on this machine is made of, without loading it."""
+    """Show what a checkpoint on this machine is made of, without loading it; or what it can run on."""
+    if device:
+        return _show_devices(as_json)
+    if model is None:
+        raise typer.BadParameter("give a model, or --device")
     facts = describe(model, revision, variant)
     if as_json:
         return typer.echo(json.dumps(facts, indent=2))
@@ -43,6 +48,21 @@ def info(
     if facts["scheduler"]:
         console.print("scheduler: " + escape(", ".join(f"{n.removeprefix('_')} {v}" for n, v in facts["scheduler"].items())))
     console.print(f"content hash: {facts['content_hash']}")
+
+
+def _show_devices(as_json: bool) -> None:
+    import torch
+
+    from ..runtime.attention import usable
+
+    gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    found = {name: {"name": torch.cuda.get_device_name(name) if name != "cpu" else f"{torch.get_num_threads()} threads",
+                    "attention": [backend for backend, works in usable(name).items() if works]} for name in [*gpus, "cpu"]}
+    if as_json:
+        return typer.echo(json.dumps({"torch": torch.__version__, "devices": found}, indent=2))
+    typer.echo(f"torch {torch.__version__}")
+    for name, facts in found.items():
+        typer.echo(f"{name}: {facts['name']}; attention by {', '.join(facts['attention'])}")
 
 
 def schedulers() -> None:

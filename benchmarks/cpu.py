@@ -1,0 +1,153 @@
+"""The network alone on the CPU, beside Diffusers: one call with guidance, and what each part of the fast path gives.
+
+    python benchmarks/cpu.py                       # a step of the bundled checkpoint, and of Stable Diffusion 1.5's size
+    python benchmarks/cpu.py --only bundled --rounds 30
+    python benchmarks/cpu.py --threads 1           # CPU time of one thread: steadier where a machine is shared
+
+All ways are measured in turn in every round, on the same weights and inputs; figures are medians over the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+import calotype
+from calotype.models import attention, layers
+from calotype.runtime import recording, winograd
+from calotype.runtime.scope import fast_path
+
+Way = Callable[[], Tensor]
+
+
+def bundled() -> tuple[calotype.UNet2DConditionModel, Tensor, Tensor]:
+    unet = calotype.UNet2DConditionModel.from_pretrained("calotype/emoji", subfolder="unet")
+    return unet, torch.randn(1, 4, 16, 16), torch.randn(2, 32, 256)
+
+
+def stable_diffusion(latent: int) -> tuple[calotype.UNet2DConditionModel, Tensor, Tensor]:
+    """Stable Diffusion 1.5's UNet with random weights."""
+    with torch.device("meta"):
+        unet = calotype.UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
+    unet = unet.to_empty(device="cpu").eval()
+    for parameter in unet.parameters():
+        parameter.data.normal_(std=0.02)
+    return unet, torch.randn(1, 4, latent, latent), torch.randn(2, 77, 768)
+
+
+def peer(unet: calotype.UNet2DConditionModel) -> torch.nn.Module:
+    """Diffusers' model on the same memory."""
+    import diffusers
+
+    with torch.device("meta"):
+        made = diffusers.UNet2DConditionModel.from_config(dict(unet.config))
+    made.load_state_dict(unet.state_dict(), assign=True)
+    return made.eval()
+
+
+# -- what is left out in the lines of the table --------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def without_recording() -> Iterator[None]:
+    with mock.patch.dict(recording._CALLS_BEFORE, clear=True):
+        yield
+
+
+def without_winograd() -> contextlib.AbstractContextManager:
+    return mock.patch.object(winograd, "pays", return_value=False)
+
+
+def without_doubling() -> contextlib.AbstractContextManager:
+    return mock.patch.object(layers, "convolve_doubled", return_value=None)
+
+
+def without_halves() -> contextlib.AbstractContextManager:
+    return mock.patch.object(attention, "current", return_value=None)
+
+
+LEFT_OUT = {
+    "without the tape": without_recording, "without Winograd's convolutions": without_winograd,
+    "with doubled pixels convolved": without_doubling, "with one product for value and gate": without_halves,
+}
+
+
+def ways(unet: calotype.UNet2DConditionModel, sample: Tensor, text: Tensor) -> dict[str, Way]:
+    """What is measured, by name: each a call of the network on a sample and two texts."""
+    moment, theirs = unet.moments(torch.tensor([500]))[0], peer(unet)
+    twice = sample.repeat(2, 1, 1, 1)
+
+    def ours(given: Tensor, left_out: Callable = contextlib.nullcontext, fast: bool = True) -> Way:
+        kept, scope = unet.keep(text), set()
+
+        def call() -> Tensor:
+            with left_out(), fast_path(fast, scope):
+                return recording.call(unet, given, moment, kept)
+
+        def on_its_own() -> Tensor:  # its layouts and its recording: those of other ways are put aside
+            vars(unet)["_recordings"] = mine
+            return call()
+
+        mine = recording.Recordings()
+        return on_its_own
+
+    return {
+        "calotype": ours(sample),
+        **{name: ours(sample, left_out) for name, left_out in LEFT_OUT.items()},
+        "with the sample given twice": ours(twice),
+        "plain (fast = False)": ours(twice, fast=False),
+        "diffusers": lambda: theirs(twice, 500, text, return_dict=False)[0],
+    }
+
+
+def measure(name: str, made: dict[str, Way], rounds: int, clock: Callable[[], float]) -> None:
+    seconds: dict[str, list[float]] = {way: [] for way in made}
+    results = {}
+    for _ in range(8 if name == "bundled" else 1):  # until all have prepared what they prepare
+        results = {way: call() for way, call in made.items()}
+    for _ in range(rounds):
+        for way, call in made.items():
+            started = clock()
+            call()
+            seconds[way].append(clock() - started)
+    print(f"\n{name}, milliseconds a call\n")
+    print("| | ms | Diffusers / this | furthest from Diffusers, of its largest value |\n|---|---|---|---|")
+    theirs, reference = seconds["diffusers"], results["diffusers"]
+    for way, took in seconds.items():
+        ratio = statistics.median(other / own for other, own in zip(theirs, took, strict=True))
+        distance = float((results[way] - reference).abs().max() / reference.abs().max())
+        print(f"| {way} | {1000 * statistics.median(took):.1f} | {ratio:.2f} | {distance:.1e} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=("bundled", "stable-diffusion"))
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--latent", type=int, default=64, help="height and width of Stable Diffusion's latents")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    clock = time.thread_time if options.threads == 1 else time.perf_counter
+    print(f"{platform.processor() or platform.machine()}, {options.threads} threads, torch {torch.__version__}, "
+          f"{'CPU time' if options.threads == 1 else 'time'}")
+    with torch.no_grad():
+        if options.only != "stable-diffusion":
+            measure("bundled", ways(*bundled()), options.rounds, clock)
+        if options.only != "bundled":
+            made = ways(*stable_diffusion(options.latent))
+            short = {name: made[name] for name in ("calotype", "without Winograd's convolutions", "with the sample given twice",
+                                                   "plain (fast = False)", "diffusers")}
+            measure("stable-diffusion", short, max(options.rounds // 6, 1), clock)
+
+
+if __name__ == "__main__":
+    main()
