@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import platform
 import statistics
 import time
@@ -127,9 +128,33 @@ def measure(name: str, made: dict[str, Way], rounds: int, clock: Callable[[], fl
         print(f"| {way} | {1000 * statistics.median(took):.1f} | {ratio:.2f} | {distance:.1e} |", flush=True)
 
 
+def precision() -> None:
+    """How far from double precision a prediction of the bundled checkpoint is, before and after guidance of 7.5."""
+    unet, _, text = bundled()
+    theirs, exact = peer(unet), copy.deepcopy(unet).double()
+    print("\nrelative distance from double precision: the prediction, and guided by 7.5\n")
+    print("| timestep | calotype | plain | diffusers |\n|---|---|---|---|")
+
+    def guided(output: Tensor) -> Tensor:
+        unwanted, wanted = output.double().chunk(2)
+        return unwanted + 7.5 * (wanted - unwanted)
+
+    for timestep in (981, 700, 400, 100, 1):
+        sample, moment = torch.randn(1, 4, 16, 16), unet.moments(torch.tensor([timestep]))[0]
+        twice = sample.repeat(2, 1, 1, 1)
+        reference = exact(twice.double(), timestep, text.double(), return_dict=False)[0]
+        with fast_path():
+            fast = recording.call(unet, sample, moment, unet.keep(text))
+        plain = unet(twice, moment, unet.keep(text), return_dict=False)[0]
+        outputs = fast, plain, theirs(twice, timestep, text, return_dict=False)[0]
+        apart = [(float((output.double() - reference).norm() / reference.norm()),
+                  float((guided(output) - guided(reference)).norm() / reference.norm())) for output in outputs]
+        print(f"| {timestep} | " + " | ".join(f"{alone:.1e}, {both:.1e}" for alone, both in apart) + " |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("bundled", "stable-diffusion"))
+    parser.add_argument("--only", choices=("bundled", "stable-diffusion", "precision"))
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--latent", type=int, default=64, help="height and width of Stable Diffusion's latents")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -140,9 +165,11 @@ def main() -> None:
     print(f"{platform.processor() or platform.machine()}, {options.threads} threads, torch {torch.__version__}, "
           f"{'CPU time' if options.threads == 1 else 'time'}")
     with torch.no_grad():
-        if options.only != "stable-diffusion":
+        if options.only in (None, "precision"):
+            precision()
+        if options.only in (None, "bundled"):
             measure("bundled", ways(*bundled()), options.rounds, clock)
-        if options.only != "bundled":
+        if options.only in (None, "stable-diffusion"):
             made = ways(*stable_diffusion(options.latent))
             short = {name: made[name] for name in ("calotype", "without Winograd's convolutions", "with the sample given twice",
                                                    "plain (fast = False)", "diffusers")}
