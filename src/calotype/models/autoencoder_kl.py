@@ -16,7 +16,7 @@ from ..words import check_choice
 from . import strips
 from .autoencoder import Autoencoder, Network
 from .blocks import AttentionKind, BlockOptions, DownBlock, MidBlock, Run, UpBlock
-from .layers import Conv2d
+from .layers import Conv2d, normed
 from .spatial_norm import SpatialNorm
 from .unet import check_lengths
 
@@ -195,7 +195,7 @@ class Encoder(nn.Module):
         for block in self.down_blocks:
             x, _ = block(x, None, None, run)
         x = self.mid_block(x, None, None, run)
-        return self.conv_out(self.conv_act(self.conv_norm_out(x)))
+        return self.conv_out(normed(self.conv_norm_out, self.conv_act, x))
 
 
 class Decoder(nn.Module):
@@ -225,8 +225,9 @@ class Decoder(nn.Module):
         x = self.mid_block(self.conv_in(x), latents, latents, run)
         for block in self.up_blocks:
             x = block(x, None, latents, latents, run)
-        x = self.conv_norm_out(x) if latents is None else self.conv_norm_out(x, latents)
-        return self.conv_out(self.conv_act(x))
+        if isinstance(self.conv_norm_out, nn.GroupNorm):
+            return self.conv_out(normed(self.conv_norm_out, self.conv_act, x))
+        return self.conv_out(self.conv_act(self.conv_norm_out(x, latents)))
 
 
 def _middle(channels: int, options: BlockOptions, attention: bool) -> MidBlock:

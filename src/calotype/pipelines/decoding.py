@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..runtime.cuda_graph import prepared
+from ..runtime.scope import current
+
 _log = logging.getLogger(__name__)
 
 
@@ -24,7 +27,10 @@ def decoded(autoencoder: Any, latents: Tensor, **options: Any) -> Tensor:
         raise FloatingPointError(
             f"the latents are not finite: the model overflowed in {latents.dtype}, or the scheduler does not suit it; "
             "try torch.bfloat16 or torch.float32")
-    pictures: Tensor = autoencoder.decode(latents.to(autoencoder.dtype), **options).sample
+    latents = latents.to(autoencoder.dtype)
+    if latents.is_cuda and current() is not None:
+        latents = prepared(autoencoder, latents)
+    pictures: Tensor = autoencoder.decode(latents, **options).sample
     if autoencoder.dtype != torch.float32 and not torch.isfinite(pictures).all():
         _log.warning("the autoencoder overflowed in %s; it decodes again in float32", autoencoder.dtype)
         pictures = copy.deepcopy(autoencoder).to(latents.device).float().decode(latents.float(), **options).sample

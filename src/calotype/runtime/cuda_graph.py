@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from . import fused
+from .offload import device_of
 
 
 class CudaGraph:
@@ -40,6 +41,8 @@ def prepared(model: nn.Module, sample: Tensor) -> Tensor:
     kernels that it may use have been tried: a capture can do neither.
     """
     fused.check(sample.device, sample.dtype)
+    if device_of(model) is not None:  # offloaded: its weights are copies of others, which stay as they are
+        return sample
     if any(parameter.ndim == 4 and not parameter.is_contiguous(memory_format=torch.channels_last)
            for parameter in model.parameters()):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
