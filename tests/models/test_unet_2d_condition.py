@@ -10,6 +10,7 @@ import calotype
 from calotype.models.attention import JointSpatialAttention
 from calotype.models.conditioning import Context
 from calotype.models.embeddings import FourierFeatures
+from calotype.runtime.scope import fast_path
 
 BASE = {
     "block_out_channels": (32, 64), "layers_per_block": 1, "norm_num_groups": 8, "cross_attention_dim": 16,
@@ -242,3 +243,66 @@ def test_fourier_features_keep_their_angles_in_half_precision():
     """Frequencies are rounded once; the angles, many turns, are not."""
     features, values = FourierFeatures(32, log=False).half(), torch.tensor([0.37, 7.0])
     assert_close(features(values), FourierFeatures.forward(features.float(), values))
+
+
+# -- a sample given once for several texts ------------------------------------------------------------------------------------
+
+NO_TEXT_AT_FIRST = {
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D")}
+SHARED = {
+    "text at first": {}, "text later": NO_TEXT_AT_FIRST, "text in the middle": {
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")},
+    "text in the end": {"down_block_types": ("DownBlock2D",) * 2, "mid_block_type": None},
+    "nowhere": {
+        "down_block_types": ("DownBlock2D",) * 2, "mid_block_type": "UNetMidBlock2D", "up_block_types": ("UpBlock2D",) * 2},
+    "only text at first": {"only_cross_attention": (True, False)}, "only text": {"only_cross_attention": True},
+    "deep": {**NO_TEXT_AT_FIRST, "transformer_layers_per_block": (1, 3), "layers_per_block": 2, "use_linear_projection": True},
+    "simple": SIMPLE, "simple, only text": {**SIMPLE, "only_cross_attention": True, "cross_attention_norm": "group_norm"},
+    "latent upscaler": LATENT_UPSCALER,
+    "scale and shift": {"resnet_time_scale_shift": "scale_shift"},
+}
+
+
+@pytest.mark.parametrize("case", SHARED)
+def test_a_sample_is_given_once_for_several_texts(case):
+    """As guidance has it. The result is that of the sample given with each text; for moments and for plain timesteps."""
+    torch.manual_seed(0)
+    model = calotype.UNet2DConditionModel(**{**BASE, **SHARED[case]}).eval()
+    size = 16 if case == "latent upscaler" else 8
+    for texts, batch in ((2, 1), (3, 2)):
+        x, text = some(batch, model.config.in_channels, size, size), some(texts * batch, 5, model.config.cross_attention_dim)
+        with torch.no_grad():
+            expected = model(x.repeat(texts, 1, 1, 1), 7, text).sample
+            assert case == "nowhere" or not torch.allclose(expected[:batch], expected[batch:2 * batch], atol=1e-3)
+            kept = model.keep(text)
+            assert_close(model(x, model.moments(torch.tensor([900, 7]))[1], kept).sample, expected)
+            assert_close(model(x, torch.full((batch,), 7), kept).sample, expected)
+            with fast_path():
+                assert_close(model(x, 7, kept).sample, expected)
+
+
+@pytest.mark.parametrize("case", ["text at first", "simple", "latent upscaler"])
+def test_masks_of_a_sample_given_once(case):
+    torch.manual_seed(0)
+    model = calotype.UNet2DConditionModel(**{**BASE, **SHARED[case]}).eval()
+    x, text = some(2, model.config.in_channels, 16, 16), some(4, 5, model.config.cross_attention_dim)
+    seen = torch.tensor([[1, 1, 0, 1, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 1], [0, 1, 1, 0, 0]])
+    with torch.no_grad():
+        expected = model(x.repeat(2, 1, 1, 1), 7, text, encoder_attention_mask=seen).sample
+        assert_close(model(x, 7, model.keep(text), encoder_attention_mask=seen).sample, expected)
+        if case == "latent upscaler":  # self-attention only among the four places of its last level
+            places = torch.tensor([[1, 1, 0, 1], [0, 1, 1, 0]])
+            expected = model(x.repeat(2, 1, 1, 1), 7, text, attention_mask=places.repeat(2, 1)).sample
+            assert_close(model(x, 7, model.keep(text), attention_mask=places).sample, expected)
+
+
+def test_conditions_of_each_sample_and_several_texts():
+    """Classes, given for each sample: as if given for each text of it."""
+    torch.manual_seed(0)
+    model = calotype.UNet2DConditionModel(**{**BASE, "num_class_embeds": 5}).eval()
+    x, text, labels = some(2, 4, 8, 8), some(4, 5, 16), torch.tensor([1, 3])
+    with torch.no_grad():
+        expected = model(x.repeat(2, 1, 1, 1), 7, text, class_labels=labels.repeat(2)).sample
+        assert_close(model(x, 7, model.keep(text), class_labels=labels).sample, expected)
+        moments = model.moments(torch.tensor([7]), class_labels=labels)
+        assert_close(model(x, moments[0], model.keep(text)).sample, expected)

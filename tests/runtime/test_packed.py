@@ -50,7 +50,8 @@ def made(layer: nn.Module) -> dict:
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(batch=st.integers(1, 3), channels=st.integers(1, 5), out=st.integers(1, 5), groups=st.integers(1, 3),
-       height=st.integers(5, 9), width=st.integers(5, 9), kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)), stride=st.integers(1, 2),
+       height=st.integers(5, 9), width=st.integers(5, 9), kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+       stride=st.integers(1, 2),
        padding=st.integers(0, 2), dilation=st.integers(1, 2), bias=st.booleans(),
        mode=st.sampled_from(["zeros", "zeros", "reflect", "circular", "replicate"]))
 def test_any_convolution(batch, channels, out, groups, height, width, kernel, stride, padding, dilation, bias, mode):

@@ -127,6 +127,11 @@ def repeated(x: Tensor, size: int) -> Tensor:
     return x if len(x) == size else torch.cat([x] * (size // len(x)))
 
 
+def for_all(told: Tensor, x: Tensor) -> Tensor:
+    """What layers are told, [B or 1, C], for `x`: over and over, where B samples have become those of k texts."""
+    return told if len(told) in (1, len(x)) or len(x) % len(told) else repeated(told, len(x))
+
+
 def through(condition: Tensor | Kept | Moment, layer: nn.Module, function: Callable[[Tensor], _Made]) -> _Made:
     """`function(condition)`, by way of what is kept where something is."""
     return function(condition) if isinstance(condition, Tensor) else condition.through(layer, function)  # type: ignore[return-value,arg-type]

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ..words import listing
 from .attention import Attention, heads_of
 from .blocks import KINDS, BlockOptions, Run, Time, _join
-from .conditioning import Context, through
+from .conditioning import Context, for_all, through
 from .layers import Conv2d, Linear, activation, smooth_down, smooth_up
 
 K_KINDS = {"KDownBlock2D": False, "KCrossAttnDownBlock2D": True, "KUpBlock2D": False, "KCrossAttnUpBlock2D": True}
@@ -30,7 +30,8 @@ class AdaptiveGroupNorm(nn.Module):
 
     def forward(self, x: Tensor, time: Time) -> Tensor:
         """[B, C, H, W] from `x` of that shape and `time` [B or 1, time_channels]."""
-        scale, shift = through(time, self, self.linear)[..., None, None].chunk(2, dim=1)  # type: ignore[arg-type]
+        told = for_all(through(time, self, self.linear), x)  # type: ignore[arg-type]
+        scale, shift = told[..., None, None].chunk(2, dim=1)
         return F.group_norm(x, self.groups, eps=self.eps) * (1 + scale) + shift
 
 
@@ -67,6 +68,7 @@ class AdaptiveAttention(nn.Module):
     def forward(self, x: Tensor, time: Time, context: Context) -> Tensor:
         if self.norm1 is not None and self.attn1 is not None:
             x = x + _on_places(self.attn1, self.norm1(x, time), Context(None, context.self_mask))
+        x = context.for_each_text(x)
         return x + _on_places(self.attn2, self.norm2(x, time), context)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .conditioning import Kept, Moment, through
+from .conditioning import Kept, Moment, for_all, through
 from .layers import Conv2d, Linear, activation, normed
 
 
@@ -51,7 +51,7 @@ class ResnetBlock(nn.Module):
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
         h = self.conv1(h)
-        told = None if time is None else through(time, self, self._project_time)
+        told = None if time is None else for_all(through(time, self, self._project_time), h)
         if told is not None and self.scale_shift:
             scale, shift = told[..., None, None].chunk(2, dim=1)
             h = self.act(torch.addcmul(shift, self.norm2(h), 1 + scale))

@@ -14,7 +14,7 @@ from ..words import check_choice
 from .added_conditions import NEEDED, ImageTokens, added_embedding, given, projection
 from .base import Model
 from .blocks import BlockOptions, DownBlock, MidBlock, UpBlock, named
-from .conditioning import Context, Kept, Moment
+from .conditioning import Context, Kept, Moment, repeated
 from .embeddings import FourierFeatures, TimestepEmbedding, sinusoidal
 from .k_blocks import K_KINDS, KDownBlock, KUpBlock, check_unmixed
 from .layers import Conv2d, Linear, activation, normed
@@ -224,11 +224,11 @@ class UNet2DConditionModel(Model):
             raise ValueError(f"cross_attention_kwargs takes nothing here, and got {', '.join(cross_attention_kwargs)}")
         time = timestep if isinstance(timestep, Moment) else self._embed(
             whole_batch(timestep, sample), sample.dtype, class_labels, timestep_cond, added_cond_kwargs, encoder_hidden_states)
-        states = encoder_hidden_states
-        states = states if isinstance(states, Kept) else self._project_text(states, added_cond_kwargs)
+        states = text if isinstance(text := encoder_hidden_states, Kept) else self._project_text(text, added_cond_kwargs)
+        if attention_mask is not None and isinstance(states, Kept):
+            sample, attention_mask = (repeated(each, len(states.value)) for each in (sample, attention_mask))
         context = Context(states, _bias(encoder_attention_mask, sample), _bias(attention_mask, sample))
-        if self.config.center_input_sample:
-            sample = 2 * sample - 1.0
+        sample = 2 * sample - 1.0 if self.config.center_input_sample else sample
         if self.config.addition_embed_type == "image_hint":
             (hint,) = given(added_cond_kwargs, ["hint"])
             sample = torch.cat([sample, self.add_embedding.input_hint_block(hint)], dim=1)  # type: ignore[union-attr,operator]
