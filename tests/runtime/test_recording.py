@@ -530,7 +530,8 @@ def test_generations_in_turns(either):
         scope: set = set()
         for i, moment in enumerate(moments):
             with fast_path(scope=scope):
-                yield call(unet, some(2, unet.config.in_channels, 8, 8, seed=100 * seed + i), moment, *text)
+                predicted = call(unet, some(2, unet.config.in_channels, 8, 8, seed=100 * seed + i), moment, *text)
+            yield predicted  # not inside the block: it would be around whoever goes on
 
     first, second = steps(0), steps(1)
     for one, other in zip(first, second, strict=True):
