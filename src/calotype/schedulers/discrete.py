@@ -16,7 +16,7 @@ from torch import Tensor
 from ..config import register_to_config
 from ..words import check_choice
 from .base import SchedulerOutput, checked_steps
-from .files import SchedulerMixin
+from .entries import SchedulerMixin
 
 _NEVER = 1e-30
 """Stands for a probability of 0 where logarithms are taken."""

@@ -8,14 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import register_to_config
 from ..randomness import Generators, randn
 from .base import SchedulerOutput
 from .betas import BetaScheduler
 from .ddim import DDIMScheduler
+from .entries import takes
 from .noise import Array, Levels
-from .prediction import Prediction
-from .table import State, Table
+from .table import Extended, State, Table
 
 
 def resampled(steps: int, jump_length: int, jump_n_sample: int) -> list[int]:
@@ -24,6 +23,9 @@ def resampled(steps: int, jump_length: int, jump_n_sample: int) -> list[int]:
     At every `jump_length`-th level the trajectory goes up by `jump_length` and down again, `jump_n_sample - 1` times
     (Lugmayr et al. 2022, 4.2 and appendix B).
     """
+    for name, value in (("jump_length", jump_length), ("jump_n_sample", jump_n_sample)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is {value!r}, but must be a whole number of at least 1")
     visited: list[int] = []
     for level in range(steps - 1, -1, -1):
         visited.append(level)
@@ -33,29 +35,24 @@ def resampled(steps: int, jump_length: int, jump_n_sample: int) -> list[int]:
     return visited
 
 
+@takes(num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear", eta=0.0, trained_betas=None,
+       clip_sample=True)
 class RePaintScheduler(DDIMScheduler):
     """RePaint (Lugmayr et al. 2022, algorithm 1): steps of DDIM, after each of which the known part of the picture is put back.
 
     `timesteps` fall and rise. A loop calls `step` where the next one is lower than the last, and else `undo_step` with the
-    last, which goes up by the betas between the two levels. (The peer takes as many that lie above: samples too noisy.)
-
-    Args:
-        eta: 0 is deterministic, 1 has the noise of DDPM.
+    last, which goes up by the betas between the two levels.
     """
 
     steps_at_once = True
     placed_by = ()
 
-    @register_to_config
-    def __init__(
-        self, num_train_timesteps: int = 1000, beta_start: float = 0.0001, beta_end: float = 0.02,
-        beta_schedule: str = "linear", eta: float = 0.0, trained_betas: Sequence[float] | None = None, clip_sample: bool = True,
-    ):
-        self.eta = eta
-        self._prepare()
+    def _prepare(self) -> None:
+        self.eta = self.config.eta
+        super()._prepare()
 
     def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None) -> Levels:
-        return self.noise_schedule.vp_levels(self.noise_schedule.spaced("leading", steps), 1.0)
+        return self.noise_schedule.vp_levels(self.noise_schedule.spaced("leading", steps))
 
     def _tabulate(self, levels: Levels, options: dict[str, Any]) -> Table:
         return super()._tabulate(levels, {"eta": self.eta, **options})
@@ -68,7 +65,6 @@ class RePaintScheduler(DDIMScheduler):
 
         Pure: nothing on the scheduler changes.
         """
-        _check_jumps(jump_length, jump_n_sample)
         down = self.table(num_inference_steps, eta=self.eta if eta is None else eta)
         return RePaintTable(down, resampled(len(down), jump_length, jump_n_sample), original_image, mask)
 
@@ -82,7 +78,6 @@ class RePaintScheduler(DDIMScheduler):
             jump_length: how many levels a jump goes back up, and how far jumps are apart; at least 1.
             jump_n_sample: how often each stretch is gone down; 1 never jumps.
         """
-        _check_jumps(jump_length, jump_n_sample)
         BetaScheduler.set_timesteps(self, num_inference_steps, device)
         self.timesteps = self.timesteps.flip(0)[resampled(len(self.timesteps), jump_length, jump_n_sample)]
 
@@ -99,9 +94,7 @@ class RePaintScheduler(DDIMScheduler):
         noise = randn(sample.shape, generator, sample.device, model_output.dtype)  # of both parts
         painted = self._step(model_output, timestep, sample, None, True, noise, eta=self.eta)
         following = _put_back(painted.prev_sample, original_image, mask, self._current, self._row or 0, noise)
-        if not return_dict:
-            return following, painted.pred_original_sample
-        return SchedulerOutput(following, painted.pred_original_sample)
+        return SchedulerOutput(following, painted.pred_original_sample) if return_dict else (following, painted[1])
 
     def undo_step(self, sample: Tensor, timestep: int | Tensor, generator: Generators = None) -> Tensor:
         """Take a sample [B, …] that `step` at `timestep` has made back up to the level of `timestep` (equation 1)."""
@@ -109,7 +102,7 @@ class RePaintScheduler(DDIMScheduler):
         return _raised(sample, self._current, self.index_for_timestep(timestep), noise)
 
 
-class RePaintTable(Table):
+class RePaintTable(Extended):
     """The rows of RePaint: one a model call, and all that is undone after it.
 
     Args:
@@ -118,7 +111,7 @@ class RePaintTable(Table):
     """
 
     def __init__(self, down: Table, visited: Sequence[int], original_image: Tensor, mask: Tensor):
-        self.__dict__.update(down.__dict__)
+        super().__init__(down)
         self._original, self._mask = original_image, mask
         self._rows: list[int] = []  # of `down`, in which the model is asked
         self._undone: list[int] = []  # and how many are undone after it
@@ -128,12 +121,8 @@ class RePaintTable(Table):
                 self._undone.append(0)
             else:
                 self._undone[-1] += 1
-        self.steps = [down.steps[row] for row in self._rows]
-        self.timesteps = down.timesteps[self._rows]
-        readings: list[Any] = [[weights[row] for row in self._rows] for weights in down.prediction]
-        self.prediction = Prediction(*readings)
-        self.input_scale = [down.input_scale[row] for row in self._rows]
-        self.ends_step = [True] * len(self._rows)
+        self.steps, self.input_scale = [down.steps[row] for row in self._rows], [down.input_scale[row] for row in self._rows]
+        self.timesteps, self.ends_step = down.timesteps[self._rows], [True] * len(self._rows)
 
     def draw(self, i: int, x: Tensor, generator: Generators, dtype: torch.dtype, state: State) -> Tensor:
         """[1 + n, B, …] the noise of the step and of the n that are undone after it."""
@@ -161,9 +150,3 @@ def _raised(sample: Tensor, levels: Levels, row: int, noise: Tensor) -> Tensor:
     """A sample [B, …] at the end of row `row` taken up to its beginning (Lugmayr et al. 2022, equation 1)."""
     kept = float(levels.alpha[row] / levels.alpha[row + 1])
     return kept * sample + (1 - kept**2) ** 0.5 * noise
-
-
-def _check_jumps(jump_length: int, jump_n_sample: int) -> None:
-    for name, value in (("jump_length", jump_length), ("jump_n_sample", jump_n_sample)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} is {value!r}, but must be a whole number of at least 1")

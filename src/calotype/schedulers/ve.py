@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..randomness import Generators
 from .base import Scheduler
 from .betas import BetaScheduler
-from .noise import Array, Levels
+from .noise import Array, Levels, ve_levels
 
 
-def ve_levels(timesteps: Array, sigmas: Array, end: float = 0.0) -> Levels:
-    """Levels at `sigmas`, then `end`. The model is told timesteps of single precision."""
-    ends = np.append(sigmas, end)
-    return Levels(timesteps.astype(np.float32).astype(np.float64), np.ones_like(ends), ends)
+class VEScheduler(BetaScheduler):
+    """Base of solvers of variance-exploding samples: begin with noise times `init_noise_sigma`, and call `scale_model_input`."""
 
+    input_is_ve = True
+    timestep_dtype: Any = np.float32
 
-def interleaved(opening: Array, between: Array) -> Array:
-    """`opening[0], between[0], opening[1], …`, for steps of two model calls; the last step has one: its end is clean."""
-    calls = np.empty(2 * len(opening) - 1)
-    calls[::2], calls[1::2] = opening, between
-    return calls
+    def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None) -> Levels:
+        return ve_levels(*self._spaced(steps, timesteps))
 
+    def _spaced(self, steps: int, timesteps: Array | None = None, count: int | None = None) -> tuple[Array, Array]:
+        """Timesteps and VE levels: of the config's spacing (below `count`) or the given timesteps, or by its ramp."""
+        if timesteps is not None and self._ramp:
+            raise ValueError("timesteps cannot be given where the config places the levels by a ramp")
+        config, training = self.config, self.noise_schedule
+        times = training.spaced(config.timestep_spacing, steps, config.steps_offset, count) if timesteps is None else timesteps
+        sigmas = training.sigmas_at(times)
+        if self._ramp is None:
+            return times, sigmas
+        sigmas = self._ramp(sigmas[0], sigmas[-1], steps)
+        return training.timestep_of(sigmas), sigmas
 
-def starts_of_two(levels: Levels) -> list[int]:
-    """For each call, in steps of two, the row where its step begins; entered at a second call, a step begins there."""
-    return [i - 1 if (levels.begin + i) % 2 and i else i for i in range(len(levels))]
+    def initial_noise_scale(self, levels: Levels) -> float:
+        highest = float(levels.sigma.max())
+        return highest if self.config.timestep_spacing in ("linspace", "trailing") else math.hypot(highest, 1)
 
 
 def churned(
-    levels: Levels, i: int, s_churn: float, s_tmin: float, s_tmax: float, s_noise: float
+    levels: Levels, i: int, s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_noise: float = 1.0
 ) -> tuple[float, float | None]:
     """The level to which fresh noise lifts row `i` before its step, and how much noise, or `None` (algorithm 2, lines 4 to 6)."""
     sigma = float(levels.sigma[i])
@@ -43,7 +51,11 @@ def churned(
 
 
 class ChurnedStep(Scheduler):
-    """Solvers whose `step` may mix in fresh noise."""
+    """Solvers whose `step` may mix in fresh noise; the options of their rows are those of `churned`."""
+
+    @classmethod
+    def step_options(cls) -> set[str]:
+        return {*inspect.signature(churned).parameters} - {"levels", "i"}
 
     def step(  # type: ignore[override]
         self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, s_churn: float = 0.0, s_tmin: float = 0.0,
@@ -60,17 +72,23 @@ class ChurnedStep(Scheduler):
                           s_churn=s_churn, s_tmin=s_tmin, s_tmax=s_tmax, s_noise=s_noise)
 
 
-class VEScheduler(BetaScheduler):
-    """Base of solvers of variance-exploding samples: begin with noise times `init_noise_sigma`, and call `scale_model_input`."""
+def ancestral(sigma: float, following: float) -> tuple[float, float]:
+    """The level to go down to, and the noise that then lifts the sample to level `following`.
 
-    input_is_ve = True
+    The posterior of DDPM's ancestral sampling (Ho et al. 2020, equation 7) in VE form: `down = following² / sigma` and
+    `up² = following² - down²`.
+    """
+    down = following**2 / sigma
+    return down, math.sqrt(following**2 - down**2)
 
-    def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None) -> Levels:
-        return ve_levels(*self.noise_schedule.spaced_sigmas(self.config, steps, timesteps))
 
-    def timesteps_of(self, levels: Levels, device: torch.device | str | None = None) -> Tensor:
-        return torch.from_numpy(levels.timesteps.astype(np.float32)).to(device)
+def interleaved(opening: Array, between: Array) -> Array:
+    """`opening[0], between[0], opening[1], …`, for steps of two model calls; the last step has one: its end is clean."""
+    calls = np.empty(2 * len(opening) - 1)
+    calls[::2], calls[1::2] = opening, between
+    return calls
 
-    def initial_noise_scale(self, levels: Levels) -> float:
-        highest = float(levels.sigma.max())
-        return highest if self.config.timestep_spacing in ("linspace", "trailing") else math.hypot(highest, 1)
+
+def start_of_two(levels: Levels, i: int) -> int:
+    """The row where the step of call `i` begins, in steps of two; entered at a second call, a step begins there."""
+    return i - 1 if (levels.begin + i) % 2 and i else i
