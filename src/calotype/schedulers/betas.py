@@ -1,12 +1,16 @@
-"""Schedulers of models that were trained at a list of noise levels, as DDPM's betas give it."""
+"""Schedulers of models that were trained at a list of noise levels, as DDPM's betas give it; and such of VE samples."""
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from .base import Scheduler
-from .noise import Levels, NoiseSchedule, chosen_ramp
+from .noise import Array, Levels, NoiseSchedule, chosen_ramp, ve_levels
 
 
 class BetaScheduler(Scheduler):
@@ -45,3 +49,32 @@ class BetaScheduler(Scheduler):
         alpha, sigma = self._levels_at(timesteps, sample)
         size = torch.hypot(alpha, sigma)
         return (alpha / size).to(noise) * noise - (sigma / size).to(sample) * sample
+
+
+class VEScheduler(BetaScheduler):
+    """Base of solvers of variance-exploding samples, `x = x0 + sigma · noise`, and so `dx/dsigma = noise` (Karras et al. 2022).
+
+    Begin with noise times `init_noise_sigma`, and call `scale_model_input`.
+    """
+
+    input_is_ve = True
+    timestep_dtype: Any = np.float32
+
+    def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None) -> Levels:
+        return ve_levels(*self._spaced(steps, timesteps))
+
+    def _spaced(self, steps: int, timesteps: Array | None = None, count: int | None = None) -> tuple[Array, Array]:
+        """Timesteps and VE levels: of the config's spacing (below `count`) or the given timesteps, or by its ramp."""
+        if timesteps is not None and self._ramp:
+            raise ValueError("timesteps cannot be given where the config places the levels by a ramp")
+        config, training = self.config, self.noise_schedule
+        times = training.spaced(config.timestep_spacing, steps, config.steps_offset, count) if timesteps is None else timesteps
+        sigmas = training.sigmas_at(times)
+        if self._ramp is None:
+            return times, sigmas
+        sigmas = self._ramp(sigmas[0], sigmas[-1], steps)
+        return training.timestep_of(sigmas), sigmas
+
+    def initial_noise_scale(self, levels: Levels) -> float:
+        highest = float(levels.sigma.max())
+        return highest if self.config.timestep_spacing in ("linspace", "trailing") else math.hypot(highest, 1)

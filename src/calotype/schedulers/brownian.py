@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,42 +11,20 @@ from torch import Tensor
 from ..randomness import Generators
 from .table import Extended, State, Table
 
-
-class BrownianPath:
-    """A Brownian path between levels `ends`: from one seed, or one for each sample of the batch.
-
-    The path is that of `torchsde`, whose increments depend on the seed and the two ends alone, and not on what was asked
-    before. So equal seeds are equal pictures.
-    """
-
-    def __init__(self, like: Tensor, dtype: torch.dtype, ends: tuple[float, float], seeds: int | Sequence[int]):
-        from torchsde import BrownianTree
-
-        self._alone, self._ends = isinstance(seeds, int), ends
-        each = [seeds] if isinstance(seeds, int) else seeds
-        if not self._alone and len(each) != len(like):
-            raise ValueError(f"{len(each)} generators for a batch of {len(like)}, or seeds; give one, or one for each sample")
-        nowhere = torch.zeros(like.shape if self._alone else like.shape[1:], dtype=dtype, device=like.device)
-        low, high = (torch.tensor(level, dtype=torch.float32) for level in ends)
-        self._trees = [BrownianTree(low, nowhere, high, entropy=seed) for seed in each]
-
-    def increment(self, start: float, end: float) -> Tensor:
-        """From level `start` to the lower `end`, as noise of unit variance [B, …]."""
-        low, high = (torch.tensor(level, dtype=torch.float32) for level in (max(end, self._ends[0]), min(start, self._ends[1])))
-        increments = [tree(low, high) / -(high - low).sqrt() for tree in self._trees]
-        return increments[0] if self._alone else torch.stack(increments)
+Tree = Callable[[Tensor, Tensor], Tensor]
 
 
 class _Remembered(list["Tensor | None"]):
-    """The state of a generation, and its path."""
+    """The state of a generation, and its path, or the paths of its samples."""
 
-    path: BrownianPath | None = None
+    trees: Sequence[Tree] = ()
 
 
 class BrownianTable(Extended):
-    """A table that draws the noise of row `i` from a path between `ends`, between the levels `spans[i]`.
+    """A table that draws the noise of row `i` from a path between levels `ends` (low, high), on its way from and to `spans[i]`.
 
-    `seeds` are of the path, or of each sample's; `None` takes them from the generator of a generation.
+    The path is that of `torchsde`, whose increments depend on the seed and the two ends alone, and not on what was asked
+    before: equal seeds are equal pictures. `seeds` are of the path, or of each sample's; `None` takes the generator's.
     """
 
     def __init__(
@@ -66,12 +45,23 @@ class BrownianTable(Extended):
         if not self.draws_noise(i):
             return None
         assert isinstance(state, _Remembered)
-        if state.path is None:
-            state.path = BrownianPath(x, dtype, self._ends, self.seeds_of(generator) if self._seeds is None else self._seeds)
-        return state.path.increment(*self._spans[i])
+        sources = generator if self._seeds is None else self._seeds
+        alone = not isinstance(sources, Sequence)
+        each: Sequence[Any] = [sources] if alone else sources  # type: ignore[assignment]
+        if not alone and len(each) != len(x):
+            raise ValueError(f"{len(each)} generators for a batch of {len(x)}, or seeds; give one, or one for each sample")
+        state.trees = state.trees or [self._tree(source, x if alone else x[0], dtype) for source in each]
+        (start, end), (lowest, highest) = self._spans[i], self._ends
+        low, high = torch.tensor([max(end, lowest), min(start, highest)], dtype=torch.float32)
+        increments = [tree(low, high) / -(high - low).sqrt() for tree in state.trees]
+        return increments[0] if alone else torch.stack(increments)
 
-    def seeds_of(self, generator: Generators) -> int | list[int]:
-        return [self.seed_of(one) for one in generator] if isinstance(generator, (list, tuple)) else self.seed_of(generator)
+    def _tree(self, source: int | torch.Generator | None, like: Tensor, dtype: torch.dtype) -> Tree:
+        from torchsde import BrownianTree
+
+        low, high = torch.tensor(self._ends, dtype=torch.float32)
+        seed = source if isinstance(source, int) else self.seed_of(source)
+        return BrownianTree(low, torch.zeros(like.shape, dtype=dtype, device=like.device), high, entropy=seed)
 
     def seed_of(self, generator: torch.Generator | None) -> int:
         """One drawn from it."""

@@ -19,8 +19,8 @@ from .dpmsolver import INTEGRALS, MultistepRows
 from .entries import THRESHOLD, takes
 from .noise import Array, Levels, ve_levels
 from .prediction import Prediction, read_preconditioned
+from .steps import ChurnedStep, churned
 from .table import Row, Table
-from .ve import ChurnedStep, churned
 
 
 class EDMScheduler(Scheduler):

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from .betas import VEScheduler
 from .entries import BETAS, RAMPS, takes
 from .noise import Array, Levels, exponential_ramp, ve_levels
 from .prediction import PREDICTION_TYPES
+from .steps import ChurnedStep, ancestral, churned
 from .table import Row
-from .ve import ChurnedStep, VEScheduler, ancestral, churned
 
 
 @takes(**BETAS, prediction_type="epsilon", interpolation_type="linear", **RAMPS, sigma_min=None, sigma_max=None,

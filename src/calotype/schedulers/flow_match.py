@@ -16,8 +16,8 @@ from .base import SchedulerOutput
 from .entries import RAMPS, takes
 from .flow import FlowMatchScheduler, ShiftedScheduler, flow_levels
 from .noise import Array, Levels
+from .steps import ChurnedStep, churned, interleaved
 from .table import Row, Table
-from .ve import ChurnedStep, churned, interleaved
 
 UPSCALE_MODES = ("nearest", "linear", "bilinear", "bicubic", "trilinear", "area", "nearest-exact")
 

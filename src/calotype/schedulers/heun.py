@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from ..randomness import Generators
+from .betas import VEScheduler
 from .brownian import BrownianTable
 from .entries import LATENT_BETAS, RAMPS, takes
 from .noise import Array, Levels, ve_levels
+from .steps import ancestral, interleaved, start_of_two
 from .table import Memory, Row, Table
-from .ve import VEScheduler, ancestral, interleaved, start_of_two
 
 
 class TwoCallScheduler(VEScheduler):

@@ -11,11 +11,10 @@ from numpy.polynomial.polynomial import Polynomial, polyfromroots
 from torch import Tensor
 
 from .base import Scheduler
-from .betas import BetaScheduler
+from .betas import BetaScheduler, VEScheduler
 from .entries import BETAS, RAMPS, takes
 from .noise import Array, Levels
 from .table import Row
-from .ve import VEScheduler
 
 ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 _RUNGE_KUTTA = (1 / 6, 1 / 3, 1 / 3, 1 / 6)
