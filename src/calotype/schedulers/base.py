@@ -45,8 +45,7 @@ def checked_steps(steps: Any, most: int | None = None) -> int:
 class Scheduler(SchedulerMixin):
     """Base of all schedulers that are tables."""
 
-    timesteps: Tensor
-    """[n] what the model is told, call by call."""
+    timesteps: Tensor  # [n] what the model is told, call by call
 
     # -- what a solver says ---------------------------------------------------------------------------------------------
 
@@ -104,7 +103,7 @@ class Scheduler(SchedulerMixin):
         check_choice("prediction_type", self._kind, self.prediction_types)
         self._clip, self._spread = make_clip(self.config), self.config.get("sigma_data", 1.0)
         self.num_inference_steps: int | None = None
-        self._begin_index: int | None = None
+        self.begin_index: int | None = None
         self._place(self._training(), None)
 
     def _training(self) -> Levels:
@@ -178,8 +177,7 @@ class Scheduler(SchedulerMixin):
         """The table of the current levels from row `first` on."""
         key = (first, *options.values())
         if key not in self._tables:
-            if len(self._tables) >= 8:
-                self._tables.clear()
+            self._tables = self._tables if len(self._tables) < 8 else {}
             self._tables[key] = self._tabulate(self._current.starting_at(first), options)
         return self._tables[key]
 
@@ -201,7 +199,7 @@ class Scheduler(SchedulerMixin):
             check_keywords(f"{type(self).__name__}.set_timesteps", where, inspect.signature(self.levels).parameters)
         levels = self._levels(num_inference_steps, timesteps, sigmas, **where)
         self.num_inference_steps = num_inference_steps or -(-len(levels) // self.order)
-        self._begin_index = None
+        self.begin_index = None
         self._place(levels, device)
 
     def step(
@@ -223,21 +221,12 @@ class Scheduler(SchedulerMixin):
         """The row that the last `step` used; `None` before the first."""
         return self._row
 
-    @property
-    def begin_index(self) -> int | None:
-        """The row at which the trajectory is entered, where `set_begin_index` said so."""
-        return self._begin_index
-
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Say which row the trajectory is entered at, instead of finding it by the first timestep."""
-        self._begin_index = begin_index
+        """Say which row the trajectory is entered at (`begin_index`), instead of finding it by the first timestep."""
+        self.begin_index = begin_index
 
     def index_for_timestep(self, timestep: float | Tensor) -> int:
-        """The first row whose timestep is `timestep`; of several, one that opens a step and not its second stage.
-
-        Raises:
-            ValueError: there is none; says which there are.
-        """
+        """The first row whose timestep is `timestep`; of several, one that opens a step. A `ValueError` if there is none."""
         found = self._rows_at(float(timestep))
         if not len(found):
             listed = ", ".join(f"{t:g}" for t in self._times[:8])
@@ -254,7 +243,7 @@ class Scheduler(SchedulerMixin):
 
         A timestep on an accelerator is trusted to be the next one, since reading it would wait for the device.
         """
-        following = self._begin_index or 0 if self._row is None else self._row + 1
+        following = self.begin_index or 0 if self._row is None else self._row + 1
         known = not isinstance(timestep, Tensor) or timestep.is_cpu
         if following < len(self._times) and (self._times[following] == float(timestep) if known else self._row is not None):
             return following
@@ -282,13 +271,11 @@ class Scheduler(SchedulerMixin):
         table, i = self._table_from(self._first, options), row - self._first
         self._state = table.new_state() if self._state is None else self._state
         noise = table.draw(i, sample, generator, output.dtype, self._state) if noise is None else noise
-        x0 = table.denoised(i, table.mean_output(output), sample) if return_dict or self.tells_x0 else None
+        x0 = table.denoised(i, output, sample) if return_dict or self.tells_x0 else None
         following = table.step(i, output, sample, self._state, noise, x0)
         self._row = row
         x0 = x0 if x0 is None or x0.dtype is sample.dtype else x0.to(sample.dtype)
-        if return_dict:
-            return SchedulerOutput(following, x0)
-        return (following, x0) if self.tells_x0 else (following,)
+        return SchedulerOutput(following, x0) if return_dict else (following, x0) if self.tells_x0 else (following,)
 
     # -- training and image-to-image ----------------------------------------------------------------------------------------
 

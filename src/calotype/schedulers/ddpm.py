@@ -15,7 +15,7 @@ from .betas import BetaScheduler
 from .ddim import batch_step
 from .entries import BETAS, takes
 from .noise import Array, Levels
-from .table import Extended, Row, State, Table
+from .table import Extended, Row, Table
 
 VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range")
 
@@ -67,44 +67,35 @@ def _posterior_variance(levels: Levels, i: int) -> float:
 class MeanAlone(Extended):
     """A table for models that learn the variance, which is the output's second half and passed over."""
 
-    def mean_output(self, output: Tensor) -> Tensor:
-        return output.chunk(2, dim=1)[0]
-
-    def step(
-        self, i: int | Tensor, output: Tensor, x: Tensor, state: State, noise: Tensor | None = None, x0: Tensor | None = None
-    ) -> Tensor:
-        return super().step(i, self.mean_output(output), x, state, noise, x0)
+    def read(self, i: int | Tensor, output: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        return output.chunk(2, dim=1)[0], noise
 
 
-class _LearnedVariance(MeanAlone):
+class _LearnedVariance(Extended):
     """A table whose fresh noise is scaled by what the model says: the one step here that is not linear."""
 
     def __init__(self, table: Table, in_range: bool):
         super().__init__(table)
-        self.in_range = in_range
         levels = table.levels
         smallest = [_posterior_variance(levels, i) for i in range(len(levels))]
         largest = 1 - (levels.alpha[:-1] / levels.alpha[1:]) ** 2
-        self._bounds = {"cpu": (torch.from_numpy(np.log(smallest)), torch.from_numpy(np.log(largest)))}
+        self._bounds = {"": torch.from_numpy(np.log(np.stack([smallest, largest])))} if in_range else None
 
-    def _bounds_on(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """[n] twice: the logarithms of the smallest and the largest variance of each row, moved to a device once."""
-        key = f"{like.device} {like.dtype}"
-        if key not in self._bounds:
-            low, high = self._bounds["cpu"]
-            self._bounds[key] = low.to(like), high.to(like)
-        return self._bounds[key]
-
-    def step(
-        self, i: int | Tensor, output: Tensor, x: Tensor, state: State, noise: Tensor | None = None, x0: Tensor | None = None
-    ) -> Tensor:
-        said = output.chunk(2, dim=1)[1]
-        if noise is not None and self.in_range:  # Nichol & Dhariwal 2021, equation 15
-            low, high = (bound[i].reshape(-1, *[1] * (said.ndim - 1)) for bound in self._bounds_on(said))
+    def read(self, i: int | Tensor, output: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        output, said = output.chunk(2, dim=1)
+        if noise is not None and self._bounds:  # Nichol & Dhariwal 2021, equation 15
+            low, high = (bound[i].reshape(-1, *[1] * (said.ndim - 1)) for bound in self._bounds_on(said, self._bounds))
             noise = noise * torch.exp(0.5 * torch.lerp(low.expand_as(said), high.expand_as(said), (said + 1) / 2))
         elif noise is not None:
             noise = noise * said.clamp(min=0).sqrt()
-        return super().step(i, output, x, state, noise, x0)
+        return output, noise
+
+    def _bounds_on(self, like: Tensor, known: dict[str, Tensor]) -> Tensor:
+        """[2, n] the logarithms of the smallest and the largest variance of each row, moved to a device once."""
+        key = f"{like.device} {like.dtype}"
+        if key not in known:
+            known[key] = known[""].to(like)
+        return known[key]
 
 
 class DDPMParallelScheduler(DDPMScheduler):
@@ -131,10 +122,7 @@ class UnCLIPScheduler(DDPMScheduler):
         self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, prev_timestep: int | Tensor | None = None,
         generator: Generators = None, return_dict: bool = True,
     ) -> Any:
-        """The sample [B, C, …] at the next timestep, or at `prev_timestep`.
-
-        `model_output` is [B, 2C, …] where the variance is learned.
-        """
+        """The sample [B, C, …] at the next timestep, or at `prev_timestep`."""
         if prev_timestep is None:
             return self._step(model_output, timestep, sample, generator, return_dict)
         kept = np.append(self.noise_schedule.alphas_cumprod, 1.0)[int(prev_timestep)]  # timestep -1 is the clean sample

@@ -74,9 +74,9 @@ class EDMScheduler(Scheduler):
 
     def precondition_outputs(self, sample: Tensor, model_output: Tensor, sigma: float | Tensor) -> Tensor:
         """The clean sample [B, …] that a model means, of a sample at level `sigma`."""
-        data, sign = self.config.sigma_data, 1.0 if self._kind == "epsilon" else -1.0
-        total = sigma**2 + data**2
-        return data**2 / total * sample + sign * sigma * data / total**0.5 * model_output
+        data, total = self.config.sigma_data, sigma**2 + self.config.sigma_data**2
+        said = model_output if self._kind == "epsilon" else -model_output
+        return data**2 / total * sample + sigma * data / total**0.5 * said
 
 
 @takes(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5, sigma_schedule="karras", num_train_timesteps=1000,
@@ -101,11 +101,8 @@ class EDMEulerScheduler(ChurnedStep, EDMScheduler):
         self, num_inference_steps: int | None = None, device: str | torch.device | None = None,
         sigmas: Sequence[float] | Tensor | None = None,
     ) -> None:
-        """Choose the levels by their number or one by one, and start again at the first.
-
-        Args:
-            sigmas: where the levels are, instead of a number of them: places on the ramp, rising from 0 to 1; or, falling,
-                the levels themselves and the end.
+        """Choose the levels, and start again at the first: by their number; or, in `sigmas`, by their places on the ramp, rising
+        from 0 to 1; or, falling, by the levels themselves and the end.
         """
         if sigmas is not None:
             places = np.asarray(sigmas, dtype=np.float64)

@@ -143,10 +143,7 @@ class DPMSolverSDEScheduler(KDPM2DiscreteScheduler):
         return _PathLevels(levels.timesteps, levels.alpha, levels.sigma, ends=(levels.sigma[-2], levels.sigma[0]))
 
     def row(self, levels: Levels, i: int, s_noise: float = 1.0, **options: Any) -> Row:
-        """`x' = down/sigma · x + (1 - down/sigma) · x0 + up · fresh`, to the middle, and with its `x0` to the end.
-
-        See `ancestral`; `sigma` and `x` are those where the step begins.
-        """
+        """`x' = down/sigma · x + (1 - down/sigma) · x0 + up · fresh`, to the middle, and with its `x0` from `x` to the end."""
         start = start_of_two(levels, i)
         down, up = ancestral(levels.sigma[start], levels.sigma[i + 1])
         kept = down / levels.sigma[start]
@@ -164,9 +161,7 @@ class DPMSolverSDEScheduler(KDPM2DiscreteScheduler):
     ) -> Any:
         """The sample [B, …] for the next call.
 
-        Args:
-            s_noise: the standard deviation of the fresh noise.
-            generator: seeds the path where there is no `noise_sampler_seed`, once, as a trajectory begins: one, or one for each
-                sample.
+        `s_noise` is the deviation of the fresh noise. `generator` (one, or one for each sample) seeds the path where there is no
+        `noise_sampler_seed`, once, as a trajectory begins.
         """
         return self._step(model_output, timestep, sample, generator, return_dict, s_noise=s_noise)

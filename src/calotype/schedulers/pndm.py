@@ -80,10 +80,7 @@ class PNDMScheduler(BetaScheduler):
         return replace(levels, alpha=alpha, sigma=sigma)
 
     def _transfer(self, levels: Levels, start: int, end: int, mix: dict[int, float]) -> Row:
-        """From the sample of row `start` to the level of row `end` by a mix of outputs, read as noise where it starts.
-
-        `x' = alpha'/alpha · x + (sigma' - alpha'/alpha · sigma) · noise` (equation 11).
-        """
+        """`x' = alpha'/alpha · x + (sigma' - alpha'/alpha · sigma) · noise` (equation 11), the mix read as noise at `start`."""
         scale = levels.alpha[end] / levels.alpha[start]
         along, read = levels.sigma[end] - scale * levels.sigma[start], self.prediction(levels)
         return Row(x={start: scale + along * read.noise_x[start]},
@@ -142,10 +139,7 @@ class LMSDiscreteScheduler(VEScheduler):
     memory = "noise"
 
     def row(self, levels: Levels, i: int, order: int = 4, **options: Any) -> Row:
-        """`x' = x + Σ_j w_j · noise_j` over the last `order` rows: `w_j = ∫ L_j(s) ds` from `sigma` to `sigma'`.
-
-        `L_j` is the Lagrange polynomial that is 1 at level `j` and 0 at the others.
-        """
+        """`x' = x + Σ_j w_j · noise_j` over the last `order` rows: `w_j = ∫ L_j(s) ds` from `sigma` to `sigma'`."""
         if order < 1:
             raise ValueError(f"order is {order}, but must be 1 or more")
         past = range(max(0, i + 1 - order), i + 1)

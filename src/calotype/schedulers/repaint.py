@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -18,10 +19,9 @@ from .table import Extended, State, Table
 
 
 def resampled(steps: int, jump_length: int, jump_n_sample: int) -> list[int]:
-    """The levels in the order in which they are visited, from `steps - 1` down to 0.
+    """The levels in the order in which they are visited, from `steps - 1` down to 0 (section 4.2 and appendix B).
 
-    At every `jump_length`-th level the trajectory goes up by `jump_length` and down again, `jump_n_sample - 1` times
-    (Lugmayr et al. 2022, 4.2 and appendix B).
+    At every `jump_length`-th level the trajectory goes up by `jump_length` and down again, `jump_n_sample - 1` times.
     """
     for name, value in (("jump_length", jump_length), ("jump_n_sample", jump_n_sample)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -61,10 +61,7 @@ class RePaintScheduler(DDIMScheduler):
         self, num_inference_steps: int, original_image: Tensor, mask: Tensor, jump_length: int = 10, jump_n_sample: int = 10,
         eta: float | None = None,
     ) -> RePaintTable:
-        """The table of one generation, all ways down and up; the arguments are those of `set_timesteps` and `step`.
-
-        Pure: nothing on the scheduler changes.
-        """
+        """The table of one generation, all ways down and up, by arguments of `set_timesteps` and `step`; nothing else changes."""
         down = self.table(num_inference_steps, eta=self.eta if eta is None else eta)
         return RePaintTable(down, resampled(len(down), jump_length, jump_n_sample), original_image, mask)
 
@@ -103,24 +100,14 @@ class RePaintScheduler(DDIMScheduler):
 
 
 class RePaintTable(Extended):
-    """The rows of RePaint: one a model call, and all that is undone after it.
-
-    Args:
-        down: the table of the plain way down. visited: levels as `resampled` gives them.
-        original_image, mask: as in `RePaintScheduler.step`.
-    """
+    """The rows of RePaint: one a model call of the way `down`, and all that is undone after it, as levels are `visited`."""
 
     def __init__(self, down: Table, visited: Sequence[int], original_image: Tensor, mask: Tensor):
         super().__init__(down)
         self._original, self._mask = original_image, mask
-        self._rows: list[int] = []  # of `down`, in which the model is asked
-        self._undone: list[int] = []  # and how many are undone after it
-        for i, level in enumerate(visited):
-            if i == 0 or level < visited[i - 1]:
-                self._rows.append(len(down) - 1 - level)
-                self._undone.append(0)
-            else:
-                self._undone[-1] += 1
+        asked = [i for i, level in enumerate(visited) if i == 0 or level < visited[i - 1]]
+        self._rows = [len(down) - 1 - visited[i] for i in asked]  # of `down`, in which the model is asked
+        self._undone = [after - i - 1 for i, after in pairwise([*asked, len(visited)])]  # and how many are undone after it
         self.steps, self.input_scale = [down.steps[row] for row in self._rows], [down.input_scale[row] for row in self._rows]
         self.timesteps, self.ends_step = down.timesteps[self._rows], [True] * len(self._rows)
 

@@ -37,12 +37,9 @@ class ScoreSdeVeScheduler(SchedulerMixin):
     Levels are geometric. No step by a table: how far the corrector goes depends on the size of the score.
     """
 
-    timesteps: Tensor
-    """[n] falling from 1 to `sampling_eps`."""
-    sigmas: Tensor
-    """[n] the levels at `timesteps`: what the model is told."""
-    discrete_sigmas: Tensor
-    """[n] rising: the levels between which `step_pred` goes."""
+    timesteps: Tensor  # [n] falling from 1 to `sampling_eps`
+    sigmas: Tensor  # [n] the levels at `timesteps`: what the model is told
+    discrete_sigmas: Tensor  # [n] rising: the levels between which `step_pred` goes
 
     def _prepare(self) -> None:
         low, high = self.config.sigma_min, self.config.sigma_max
@@ -85,10 +82,7 @@ class ScoreSdeVeScheduler(SchedulerMixin):
         self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, generator: Generators = None,
         return_dict: bool = True,
     ) -> Any:
-        """One level down along the reverse SDE, by the score at `sample` [B, …]; `timestep` is one, or [B] (equation 46).
-
-        Returns `SdeVeOutput`, or a tuple of both samples without `return_dict`.
-        """
+        """One level down along the reverse SDE, by the score at `sample` [B, …]; `timestep` is one, or [B] (equation 46)."""
         time = torch.as_tensor(timestep, dtype=torch.float32, device=sample.device).reshape(-1)
         at = (time * (len(self._variances) - 1) + 1e-3).long()  # a time that is rounded down is still that time
         variance = self._variances.to(sample)[at].reshape(-1, *[1] * (sample.ndim - 1))
@@ -99,9 +93,9 @@ class ScoreSdeVeScheduler(SchedulerMixin):
     def step_correct(
         self, model_output: Tensor, sample: Tensor, generator: Generators = None, return_dict: bool = True
     ) -> Any:
-        """A Langevin step at the same level, as long as `snr` says by the norms of noise and score (algorithm 4).
+        """A Langevin step at the same level (algorithm 4).
 
-        The norms are means over the batch, so that a sample depends on its batch; with a list of generators, each sample's own.
+        Its norms are means over the batch, so that a sample depends on its batch; with a list of generators, each sample's own.
         """
         noise = randn(sample.shape, generator, sample.device, sample.dtype)
         norms = _norms(noise, apart=isinstance(generator, (list, tuple)))
@@ -119,13 +113,9 @@ class ScoreSdeVeScheduler(SchedulerMixin):
 
 
 class PredictorCorrector(Table):
-    """The rows of `ScoreSdeVeScheduler`: at each level the corrector's, which are not linear, and then the predictor's.
+    """The rows of `ScoreSdeVeScheduler`: at each of `sigmas` the corrector's, which are not linear, and then the predictor's.
 
-    The last row ends with the mean: its noise is drawn, and nobody looks at it.
-
-    Args:
-        sigmas: [n] falling, what the model is told. variances: [n] of the step from each level to the next.
-        correct_steps, snr: of the corrector. sigma_max: of the noise to begin with.
+    `variances` are of the steps from each level to the next. The last row ends with the mean: its noise is drawn and ignored.
     """
 
     def __init__(self, sigmas: Array, variances: Array, correct_steps: int, snr: float, sigma_max: float):

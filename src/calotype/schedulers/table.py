@@ -127,13 +127,13 @@ class Table:
         """Fresh noise [B, …] for step `i` of the sample `x`, if it takes any."""
         return randn(x.shape, generator, x.device, dtype) if self.draws_noise(i) else None
 
-    def mean_output(self, output: Tensor) -> Tensor:
-        """The part of a model's output that predicts the sample; all of it, but for models that learn variance."""
-        return output
+    def read(self, i: int | Tensor, output: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """What of a model's output predicts the sample, and the fresh noise; but for models that learn variance, as they are."""
+        return output, noise
 
     def denoised(self, i: int, output: Tensor, x: Tensor) -> Tensor:
         """The clean sample that the model sees in row `i`, clipped as configured."""
-        x0 = weighted_sum(self.steps[i].x0, (_wide(x), _wide(output)))
+        x0 = weighted_sum(self.steps[i].x0, (_wide(x), _wide(self.read(i, output)[0])))
         return self.clip(x0) if self.clip else x0
 
     def columns(self, device: torch.device) -> Columns:
@@ -155,11 +155,14 @@ class Table:
             noise: [B, …] standard normal, where `draws_noise(i)`.
             x0: [B, …] what `denoised` says, if that is known already.
         """
-        kind, x, output = x.dtype, _wide(x), _wide(output)
+        kind = x.dtype
+        if isinstance(i, int) and x0 is None and self.steps[i].clips:
+            x0 = self.denoised(i, output, x)
+        output, noise = self.read(i, output, noise)
+        x, output = _wide(x), _wide(output)
         if isinstance(i, Tensor):
             return self.columns(x.device).step(i, output, x, state, noise).to(kind)
         step = self.steps[i]
-        x0 = self.denoised(i, output, x) if step.clips and x0 is None else x0
         at_hand = (x, output, x0, noise, *state)
         following = weighted_sum(step.following, at_hand)
         if step.keep_m is not None:
@@ -242,8 +245,7 @@ def _wide(tensor: Tensor) -> Tensor:
 def _assign_slots(rows: Sequence[Row]) -> tuple[int, dict[tuple[str, int], int]]:
     """Give each tensor that a later row mixes a slot, and free it after its last use.
 
-    Returns:
-        The number of slots, and the slot of `("x" or "m", row)`.
+    Returns the number of slots, and the slot of `("x" or "m", row)`.
     """
     last_use: dict[tuple[str, int], int] = {}
     for i, row in enumerate(rows):
