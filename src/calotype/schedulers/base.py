@@ -46,6 +46,7 @@ class Scheduler(SchedulerMixin):
     """Base of all schedulers that are tables."""
 
     timesteps: Tensor  # [n] what the model is told, call by call
+    _current: Levels
 
     # -- what a solver says ---------------------------------------------------------------------------------------------
 
@@ -104,6 +105,7 @@ class Scheduler(SchedulerMixin):
         self._clip, self._spread = make_clip(self.config), self.config.get("sigma_data", 1.0)
         self.num_inference_steps: int | None = None
         self.begin_index: int | None = None
+        self._tables: dict[tuple[Any, ...], Table] = {}  # of the current levels: the last few
         self._place(self._training(), None)
 
     def _training(self) -> Levels:
@@ -163,6 +165,8 @@ class Scheduler(SchedulerMixin):
     # -- loops of one's own -----------------------------------------------------------------------------------------------
 
     def _place(self, levels: Levels, device: torch.device | str | None) -> None:
+        if self._tables and not levels.equals(self._current):
+            self._tables = {}
         self._current, self._times = levels, levels.timesteps.tolist()
         self.timesteps = self.timesteps_of(levels, device)
         self.init_noise_sigma = self.initial_noise_scale(levels)
@@ -170,11 +174,10 @@ class Scheduler(SchedulerMixin):
             self.sigmas = torch.from_numpy(self.sigmas_of(levels)).float()
         self._row: int | None = None
         self._first = 0  # the row at which the trajectory was entered
-        self._tables: dict[tuple[Any, ...], Table] = {}  # the last few, by that and by the options of `step`
         self._state: State | None = None
 
     def _table_from(self, first: int, options: dict[str, Any]) -> Table:
-        """The table of the current levels from row `first` on."""
+        """The table of the current levels from row `first` on, with these options of `step`."""
         key = (first, *options.values())
         if key not in self._tables:
             self._tables = self._tables if len(self._tables) < 8 else {}
@@ -271,8 +274,7 @@ class Scheduler(SchedulerMixin):
         table, i = self._table_from(self._first, options), row - self._first
         self._state = table.new_state() if self._state is None else self._state
         noise = table.draw(i, sample, generator, output.dtype, self._state) if noise is None else noise
-        x0 = table.denoised(i, output, sample) if return_dict or self.tells_x0 else None
-        following = table.step(i, output, sample, self._state, noise, x0)
+        following, x0 = table.advance(i, output, sample, self._state, noise, tells_x0=return_dict or self.tells_x0)
         self._row = row
         x0 = x0 if x0 is None or x0.dtype is sample.dtype else x0.to(sample.dtype)
         return SchedulerOutput(following, x0) if return_dict else (following, x0) if self.tells_x0 else (following,)

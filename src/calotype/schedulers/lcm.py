@@ -104,7 +104,7 @@ class LCMScheduler(DistilledScheduler):
         """The sample [B, …] at the next timestep, and the consistency function; without `return_dict`, as a tuple."""
         output = self._step(model_output, timestep, sample, generator, True, variance_noise)
         skip, out = self.boundary(self._times[self._row or 0])
-        pair = (output.prev_sample, skip * sample + out * output.pred_original_sample)
+        pair = (output.prev_sample, torch.add(out * output.pred_original_sample, sample, alpha=skip))
         return LCMSchedulerOutput(*pair) if return_dict else pair
 
 

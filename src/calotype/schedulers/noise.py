@@ -43,6 +43,9 @@ class Levels:
         tail = {name: getattr(self, name)[row:] for name in ("timesteps", "alpha", "sigma")}
         return replace(self, **tail, begin=self.begin + row)
 
+    def equals(self, other: Levels) -> bool:
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in ("timesteps", "alpha", "sigma"))
+
     def turned(self, end: int) -> Levels:
         """The calls in the opposite order, and then on to the level of row `end`."""
         alpha, sigma = (np.append(level[-2::-1], level[end]) for level in (self.alpha, self.sigma))

@@ -133,7 +133,10 @@ class Table:
 
     def denoised(self, i: int, output: Tensor, x: Tensor) -> Tensor:
         """The clean sample that the model sees in row `i`, clipped as configured."""
-        x0 = weighted_sum(self.steps[i].x0, (_wide(x), _wide(self.read(i, output)[0])))
+        return self._denoised(self.steps[i], _wide(self.read(i, output)[0]), _wide(x))
+
+    def _denoised(self, step: Step, output: Tensor, x: Tensor) -> Tensor:
+        x0 = weighted_sum(step.x0, (x, output))
         return self.clip(x0) if self.clip else x0
 
     def columns(self, device: torch.device) -> Columns:
@@ -155,21 +158,27 @@ class Table:
             noise: [B, …] standard normal, where `draws_noise(i)`.
             x0: [B, …] what `denoised` says, if that is known already.
         """
-        kind = x.dtype
-        if isinstance(i, int) and x0 is None and self.steps[i].clips:
-            x0 = self.denoised(i, output, x)
+        if not isinstance(i, Tensor):
+            return self.advance(i, output, x, state, noise, x0)[0]
         output, noise = self.read(i, output, noise)
-        x, output = _wide(x), _wide(output)
-        if isinstance(i, Tensor):
-            return self.columns(x.device).step(i, output, x, state, noise).to(kind)
-        step = self.steps[i]
+        return self.columns(x.device).step(i, _wide(output), _wide(x), state, noise).to(x.dtype)
+
+    def advance(
+        self, i: int, output: Tensor, x: Tensor, state: State, noise: Tensor | None = None, x0: Tensor | None = None,
+        tells_x0: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """`step`, and what `denoised` says, if that is needed or to be told."""
+        (output, noise), step, kind = self.read(i, output, noise), self.steps[i], x.dtype
+        output, x = _wide(output), _wide(x)
+        if x0 is None and (tells_x0 or step.clips):
+            x0 = self._denoised(step, output, x)
         at_hand = (x, output, x0, noise, *state)
         following = weighted_sum(step.following, at_hand)
         if step.keep_m is not None:
             state[step.keep_m] = weighted_sum(step.m, at_hand)
         if step.keep_x is not None:
             state[step.keep_x] = x
-        return following if following.dtype is kind else following.to(kind)
+        return following if following.dtype is kind else following.to(kind), x0
 
 
 class Extended(Table):
@@ -219,13 +228,15 @@ class Columns:
 
 def weighted_sum(terms: Terms, tensors: Sequence[Tensor | None]) -> Tensor:
     """`Σ weight · tensor`; one term of weight 1 is returned as it is, and what is not there counts as 0."""
-    total: Tensor | None = None
+    total, made_here = None, False
     for place, weight in terms:
         tensor = tensors[place]
+        if tensor is None:
+            continue
         if total is None:
-            total = tensor if weight == 1 or tensor is None else tensor * weight
-        elif tensor is not None:
-            total = torch.add(total, tensor, alpha=weight)
+            total, made_here = (tensor, False) if weight == 1 else (tensor * weight, True)
+        else:
+            total, made_here = total.add_(tensor, alpha=weight) if made_here else torch.add(total, tensor, alpha=weight), True
     if total is None:
         raise ValueError("a step that mixes nothing")
     return total
