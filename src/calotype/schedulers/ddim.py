@@ -90,7 +90,7 @@ class DDIMInverseScheduler(DDIMScheduler):
     step = Scheduler.step  # type: ignore[assignment]  # without `eta`
 
     def _training(self) -> Levels:
-        return self.noise_schedule.training_levels().turned(0)
+        return self.noise_schedule.training_levels().turned()
 
     def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None) -> Levels:
         falling = super().levels(steps)

@@ -99,7 +99,7 @@ class DPMSolverMultistepInverseScheduler(DPMSolverMultistepScheduler):
         super()._prepare()
 
     def _training(self) -> Levels:
-        return self.noise_schedule.training_levels().turned(0)
+        return self.noise_schedule.training_levels().turned()
 
     def _ramp_ends(self) -> tuple[float, float]:
         return self.noise_schedule.sigmas[0], self.noise_schedule.sigmas[-1]

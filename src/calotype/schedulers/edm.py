@@ -17,9 +17,9 @@ from .base import Scheduler
 from .brownian import SeededTable
 from .dpmsolver import INTEGRALS, MultistepRows
 from .entries import THRESHOLD, takes
+from .euler import ChurnedStep, churned
 from .noise import Array, Levels, ve_levels
 from .prediction import Prediction, read_preconditioned
-from .steps import ChurnedStep, churned
 from .table import Row, Table
 
 

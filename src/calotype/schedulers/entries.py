@@ -95,14 +95,11 @@ class Entries(TypedDict, total=False):
     correct_steps: Annotated[int, "Langevin steps at each level"]
 
 
-def _group(**entries: Unpack[Entries]) -> dict[str, Any]:
-    return {**entries}
-
-
-BETAS = _group(num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear", trained_betas=None)
-LATENT_BETAS = BETAS | _group(beta_start=0.00085, beta_end=0.012)
-RAMPS = _group(use_karras_sigmas=False, use_exponential_sigmas=False, use_beta_sigmas=False)
-THRESHOLD = _group(thresholding=False, dynamic_thresholding_ratio=0.995, sample_max_value=1.0)
+BETAS: dict[str, Any] = {
+    "num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "trained_betas": None}
+LATENT_BETAS = BETAS | {"beta_start": 0.00085, "beta_end": 0.012}
+RAMPS: dict[str, Any] = dict.fromkeys(("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"), False)
+THRESHOLD: dict[str, Any] = {"thresholding": False, "dynamic_thresholding_ratio": 0.995, "sample_max_value": 1.0}
 _TOLD = get_type_hints(Entries, include_extras=True)
 
 

@@ -1,17 +1,54 @@
-"""Euler: one model call a step along the probability-flow ODE, with churn (Karras et al. 2022) or ancestral noise."""
+"""Euler: one model call a step along the probability-flow ODE, with churn (Karras et al. 2022) or ancestral noise.
+
+Solvers of two calls, of EDM and of flow models take these two kinds of noise from here.
+"""
 
 from __future__ import annotations
 
+import inspect
+import math
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
+from ..randomness import Generators
+from .base import Scheduler
 from .betas import VEScheduler
 from .entries import BETAS, RAMPS, takes
 from .noise import Array, Levels, exponential_ramp, ve_levels
 from .prediction import PREDICTION_TYPES
-from .steps import ChurnedStep, ancestral, churned
 from .table import Row
+
+
+def churned(
+    levels: Levels, i: int, s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_noise: float = 1.0
+) -> tuple[float, float | None]:
+    """The level to which fresh noise lifts row `i` before its step, and how much noise, or `None` (algorithm 2, lines 4 to 6)."""
+    sigma = float(levels.sigma[i])
+    churn = min(s_churn / (levels.begin + len(levels)), math.sqrt(2) - 1) if s_tmin <= sigma <= s_tmax else 0.0
+    return sigma * (1 + churn), s_noise * sigma * math.sqrt((1 + churn) ** 2 - 1) if churn > 0 else None
+
+
+class ChurnedStep(Scheduler):
+    """Solvers whose `step` may mix in fresh noise; the options of their rows are those of `churned`."""
+
+    @classmethod
+    def step_options(cls) -> set[str]:
+        return {*inspect.signature(churned).parameters} - {"levels", "i"}
+
+    def step(  # type: ignore[override]
+        self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, s_churn: float = 0.0, s_tmin: float = 0.0,
+        s_tmax: float = math.inf, s_noise: float = 1.0, generator: Generators = None, return_dict: bool = True,
+    ) -> Any:
+        """The sample [B, …] at the next level.
+
+        Args:
+            s_churn: how much fresh noise is mixed in, over all steps, at levels between `s_tmin` and `s_tmax`; 0 is none.
+            s_noise: the standard deviation of the fresh noise.
+        """
+        return self._step(model_output, timestep, sample, generator, return_dict,
+                          s_churn=s_churn, s_tmin=s_tmin, s_tmax=s_tmax, s_noise=s_noise)
 
 
 @takes(**BETAS, prediction_type="epsilon", interpolation_type="linear", **RAMPS, sigma_min=None, sigma_max=None,
@@ -54,6 +91,15 @@ class EulerDiscreteScheduler(ChurnedStep, VEScheduler):
         if fresh is not None:
             fresh *= ratio + (1 - ratio) * self.prediction(levels).x0_x[i]
         return Row(x={i: ratio}, m={i: 1 - ratio}, noise=fresh)
+
+
+def ancestral(sigma: float, following: float) -> tuple[float, float]:
+    """The level to go down to, and the noise that then lifts the sample to level `following`: DDPM's, in VE form.
+
+    `down = following² / sigma` and `up² = following² - down²` (Ho et al. 2020, equation 7).
+    """
+    down = following**2 / sigma
+    return down, math.sqrt(following**2 - down**2)
 
 
 @takes(**BETAS, prediction_type="epsilon", timestep_spacing="linspace", steps_offset=0, rescale_betas_zero_snr=False)

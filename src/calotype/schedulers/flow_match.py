@@ -14,9 +14,10 @@ from ..randomness import Generators
 from ..words import check_choice
 from .base import SchedulerOutput
 from .entries import RAMPS, takes
+from .euler import ChurnedStep, churned
 from .flow import FlowMatchScheduler, ShiftedScheduler, flow_levels
+from .heun import interleaved
 from .noise import Array, Levels
-from .steps import ChurnedStep, churned, interleaved
 from .table import Row, Table
 
 UPSCALE_MODES = ("nearest", "linear", "bilinear", "bicubic", "trilinear", "area", "nearest-exact")

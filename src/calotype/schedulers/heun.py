@@ -17,13 +17,25 @@ from ..randomness import Generators
 from .betas import VEScheduler
 from .brownian import BrownianTable
 from .entries import LATENT_BETAS, RAMPS, takes
+from .euler import ancestral
 from .noise import Array, Levels, ve_levels
-from .steps import ancestral, interleaved, start_of_two
 from .table import Memory, Row, Table
 
 
+def interleaved(opening: Array, between: Array) -> Array:
+    """`opening[0], between[0], opening[1], …`, for steps of two model calls; the last step has one: its end is clean."""
+    calls = np.empty(2 * len(opening) - 1)
+    calls[::2], calls[1::2] = opening, between
+    return calls
+
+
+def start_of_two(levels: Levels, i: int) -> int:
+    """The row where the step of call `i` begins, in steps of two; entered at a second call, a step begins there."""
+    return i - 1 if (levels.begin + i) % 2 and i else i
+
+
 class TwoCallScheduler(VEScheduler):
-    """Base of the solvers of two calls a step: steps begin at the spaced levels, and the second calls are between."""
+    """Base: steps begin at the spaced levels, and the second calls are between."""
 
     order = 2
     memory: Memory = "noise"

@@ -59,11 +59,12 @@ class Integral:
             kept = alpha[end] / alpha[start]
             if sigma[end] == 0:  # the limit, in which the one output's weight is infinite: its noise is taken away
                 return Row({start: kept}, dict.fromkeys(weights, -kept * sigma[start]))
-            spread = self.tau * sigma[end] * math.sqrt(math.expm1(2 * h)) if self.tau else None
-            return Row({start: kept}, {j: -sigma[end] * w for j, w in weights.items()}, noise=spread)
-        spread = sigma[end] * math.sqrt(-math.expm1(-2 * self.tau**2 * h)) if self.tau else None
-        kept = sigma[end] / sigma[start] * (math.exp(-self.tau**2 * h) if self.tau else 1.0)
-        return Row({start: kept}, {j: alpha[end] * w for j, w in weights.items()}, noise=spread)
+            scale, fresh = -sigma[end], self.tau * math.sqrt(math.expm1(2 * h)) if self.tau else None
+        else:
+            kept = sigma[end] / sigma[start] * (math.exp(-self.tau**2 * h) if self.tau else 1.0)
+            scale, fresh = alpha[end], math.sqrt(-math.expm1(-2 * self.tau**2 * h)) if self.tau else None
+        noise = None if fresh is None else sigma[end] * fresh
+        return Row({start: kept}, {j: scale * weight for j, weight in weights.items()}, noise=noise)
 
 
 def through(times: Array, start: int, end: int, nodes: Sequence[int], moments: Sequence[float]) -> dict[int, float]:
@@ -196,7 +197,6 @@ class LambdaScheduler(PolynomialSteps, FlowLevels, BetaScheduler):
         return times.round() if self._rounds else np.floor(times)
 
     def _ramp_ends(self) -> tuple[float, float]:
-        """The VE levels where a ramp begins and ends."""
         return self.noise_schedule.sigmas[-1], self.noise_schedule.sigmas[0]
 
     def _end(self) -> float:

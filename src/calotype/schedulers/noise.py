@@ -46,9 +46,9 @@ class Levels:
     def equals(self, other: Levels) -> bool:
         return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in ("timesteps", "alpha", "sigma"))
 
-    def turned(self, end: int) -> Levels:
-        """The calls in the opposite order, and then on to the level of row `end`."""
-        alpha, sigma = (np.append(level[-2::-1], level[end]) for level in (self.alpha, self.sigma))
+    def turned(self) -> Levels:
+        """The calls in the opposite order, and then on to the level of the first."""
+        alpha, sigma = (np.append(level[-2::-1], level[0]) for level in (self.alpha, self.sigma))
         return Levels(self.timesteps[::-1].copy(), alpha, sigma)
 
     @cached_property
