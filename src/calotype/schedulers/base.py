@@ -99,7 +99,8 @@ class Scheduler(SchedulerMixin):
         return 1.0
 
     def _prepare(self) -> None:
-        """Set up, while the config has no entries of other classes; the end of every `__init__`."""
+        """Set up; the end of every `__init__`."""
+        self._own = self.config  # without the entries of other classes, which come later
         self._kind = self.config.get("prediction_type", self.prediction_types[0])
         check_choice("prediction_type", self._kind, self.prediction_types)
         self._clip, self._spread = make_clip(self.config), self.config.get("sigma_data", 1.0)

@@ -32,7 +32,7 @@ class BetaScheduler(Scheduler):
     @property
     def final_alpha_cumprod(self) -> Tensor:
         """[] the level at which trajectories end: 1 is a clean sample."""
-        return torch.tensor(1.0) if self.config.get("set_alpha_to_one", True) else self.alphas_cumprod[0]
+        return torch.tensor(1.0) if self._own.get("set_alpha_to_one", True) else self.alphas_cumprod[0]
 
     def __len__(self) -> int:
         return self.noise_schedule.count

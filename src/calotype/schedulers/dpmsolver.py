@@ -76,8 +76,9 @@ class DPMSolverMultistepScheduler(MultistepRows, DPMSolver):
 
     algorithm_types: ClassVar[tuple[str, ...]] = ("dpmsolver++", "dpmsolver", "sde-dpmsolver", "sde-dpmsolver++")
 
-    def _whole(self, times: Array) -> Array:
-        return np.floor(times) if self.config.beta_schedule == "squaredcos_cap_v2" else super()._whole(times)
+    def _prepare(self) -> None:
+        super()._prepare()
+        self._rounds = self._rounds and self.config.beta_schedule != "squaredcos_cap_v2"
 
 
 @takes(**BETAS, solver_order=2, prediction_type="epsilon", **THRESHOLD, algorithm_type="dpmsolver++", solver_type="midpoint",

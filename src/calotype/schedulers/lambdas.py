@@ -130,12 +130,11 @@ class LambdaScheduler(PolynomialSteps, FlowLevels, BetaScheduler):
     placed_by: ClassVar[tuple[str, ...]] = ("timesteps",)
 
     def _prepare(self) -> None:
-        own, variance = self.config, self.config.get("variance_type")
-        check_choice("variance_type", variance, (None, *VARIANCE_TYPES))
-        self._learns = (variance or "").startswith("learned")
-        self._flow, self._shift = own.get("use_flow_sigmas", False), own.get("flow_shift", 1.0)
-        self._ends_clean = own.get("final_sigmas_type") == "zero"
-        self._rounds = own.get("use_karras_sigmas") or own.get("use_lu_lambdas")  # ramps to whole timesteps; others down
+        config = self.config
+        check_choice("variance_type", config.get("variance_type"), (None, *VARIANCE_TYPES))
+        self._flow, self._shift = config.get("use_flow_sigmas", False), config.get("flow_shift", 1.0)
+        self._ends_clean = config.get("final_sigmas_type") == "zero"
+        self._rounds = config.get("use_karras_sigmas") or config.get("use_lu_lambdas")
         super()._prepare()
 
     def _training(self) -> Levels:
@@ -161,7 +160,8 @@ class LambdaScheduler(PolynomialSteps, FlowLevels, BetaScheduler):
         ve = training.sigmas_at(times)
         if self._ramp:
             ve = self._ramp(*self._ramp_ends(), steps)
-            times = self._whole(training.timestep_of(ve))
+            times = training.timestep_of(ve)  # the model is told whole ones
+            times = times.round() if self._rounds else np.floor(times)
         ve = np.append(ve, self._end())
         alpha = 1 / np.sqrt(1 + ve**2)
         return Levels(times, alpha, alpha * ve)
@@ -181,7 +181,7 @@ class LambdaScheduler(PolynomialSteps, FlowLevels, BetaScheduler):
 
     def _spaced(self, steps: int) -> Array:
         """One timestep more than asked, without the last, which is 0; none so high that it is below `lambda_min_clipped`."""
-        spacing, count = self.config.get("timestep_spacing", "linspace"), self._unclipped()
+        spacing, count = self._own.get("timestep_spacing", "linspace"), self._unclipped()
         if spacing == "linspace":
             return np.linspace(0, count - 1, steps + 1).round()[:0:-1]
         if spacing == "leading":
@@ -189,12 +189,8 @@ class LambdaScheduler(PolynomialSteps, FlowLevels, BetaScheduler):
         return np.arange(count, 0, -self.noise_schedule.count / steps).round()[:steps] - 1
 
     def _unclipped(self) -> int:
-        """How many training levels there are below `lambda_min_clipped`."""
-        return int((-np.log(self.noise_schedule.sigmas) >= self.config.get("lambda_min_clipped", -math.inf)).sum())
-
-    def _whole(self, times: Array) -> Array:
-        """Timesteps that a ramp places, as whole numbers."""
-        return times.round() if self._rounds else np.floor(times)
+        """How many training levels are above `lambda_min_clipped`."""
+        return int((-np.log(self.noise_schedule.sigmas) >= self._own.get("lambda_min_clipped", -math.inf)).sum())
 
     def _ramp_ends(self) -> tuple[float, float]:
         return self.noise_schedule.sigmas[-1], self.noise_schedule.sigmas[0]
@@ -205,4 +201,4 @@ class LambdaScheduler(PolynomialSteps, FlowLevels, BetaScheduler):
 
     def _tabulate(self, levels: Levels, options: dict[str, Any]) -> Table:
         table = super()._tabulate(levels, options)
-        return MeanAlone(table) if self._learns else table
+        return MeanAlone(table) if (self._own.get("variance_type") or "").startswith("learned") else table
