@@ -115,9 +115,8 @@ class Scheduler(SchedulerMixin):
 
     # -- tables -----------------------------------------------------------------------------------------------------------
 
-    def table(
-        self, num_inference_steps: int | None = None, *, timesteps: Any = None, sigmas: Any = None, begin: int = 0, **options: Any
-    ) -> Table:
+    def table(self, num_inference_steps: int | None = None, *, timesteps: Any = None, sigmas: Any = None, begin: int = 0,
+              **options: Any) -> Table:
         """The table of one generation. Pure: nothing on the scheduler changes.
 
         Args:
@@ -185,10 +184,8 @@ class Scheduler(SchedulerMixin):
             self._tables[key] = self._tabulate(self._current.starting_at(first), options)
         return self._tables[key]
 
-    def set_timesteps(
-        self, num_inference_steps: int | None = None, device: torch.device | str | None = None, timesteps: Any = None,
-        sigmas: Any = None, **where: Any,
-    ) -> None:
+    def set_timesteps(self, num_inference_steps: int | None = None, device: torch.device | str | None = None,
+                      timesteps: Any = None, sigmas: Any = None, **where: Any) -> None:
         """Choose the levels by their number, or, for schedulers that can, by a list of them; and start again at the first.
 
         Args:
@@ -206,10 +203,8 @@ class Scheduler(SchedulerMixin):
         self.begin_index = None
         self._place(levels, device)
 
-    def step(
-        self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, generator: Generators = None,
-        return_dict: bool = True, variance_noise: Tensor | None = None,
-    ) -> Any:
+    def step(self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, generator: Generators = None,
+             return_dict: bool = True, variance_noise: Tensor | None = None) -> Any:
         """The next sample [B, …], for the next model call: `SchedulerOutput`, or a tuple without `return_dict`.
 
         Args:
@@ -261,10 +256,8 @@ class Scheduler(SchedulerMixin):
             raise ValueError(f"{type(self).__name__}.scale_model_input needs the timestep")
         return sample * self.input_scale(self._current, self._enter(timestep))
 
-    def _step(
-        self, output: Tensor, timestep: float | Tensor, sample: Tensor, generator: Generators, return_dict: bool,
-        noise: Tensor | None = None, **options: Any,
-    ) -> Any:
+    def _step(self, output: Tensor, timestep: float | Tensor, sample: Tensor, generator: Generators, return_dict: bool,
+              noise: Tensor | None = None, **options: Any) -> Any:
         if isinstance(generator, bool) or isinstance(return_dict, Tensor):
             raise TypeError("generator and return_dict are mixed up with other arguments: give return_dict by its name")
         if self.num_inference_steps is None and not self.steps_at_once:

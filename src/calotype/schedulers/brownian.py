@@ -27,10 +27,8 @@ class BrownianTable(Extended):
     before: equal seeds are equal pictures. `seeds` are of the path, or of each sample's; `None` takes the generator's.
     """
 
-    def __init__(
-        self, table: Table, spans: Sequence[tuple[float, float]], ends: tuple[float, float],
-        seeds: int | Sequence[int] | None = None,
-    ):
+    def __init__(self, table: Table, spans: Sequence[tuple[float, float]], ends: tuple[float, float],
+                 seeds: int | Sequence[int] | None = None):
         try:
             import torchsde  # noqa: F401
         except ImportError as error:

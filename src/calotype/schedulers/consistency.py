@@ -70,10 +70,8 @@ class SCMScheduler(Scheduler):
     highest_timestep = 1.5708
     middle: ClassVar[float] = 1.3
 
-    def levels(
-        self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None, max_timesteps: float = highest_timestep,
-        intermediate_timesteps: float = middle,
-    ) -> Levels:
+    def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None,
+               max_timesteps: float = highest_timestep, intermediate_timesteps: float = middle) -> Levels:
         if not 0 < max_timesteps <= self.highest_timestep:
             raise ValueError(f"max_timesteps is {max_timesteps}, but must be above 0 and at most {self.highest_timestep}")
         if timesteps is None and steps == 2 and intermediate_timesteps:
@@ -102,11 +100,9 @@ class SCMScheduler(Scheduler):
         end = math.atan2(levels.sigma[-1] / self.config.sigma_data, levels.alpha[-1])
         self.timesteps = torch.cat([self.timesteps, self.timesteps.new_tensor([end])])
 
-    def set_timesteps(  # type: ignore[override]
-        self, num_inference_steps: int, timesteps: Sequence[float] | Tensor | None = None,
-        device: str | torch.device | None = None, max_timesteps: float | None = highest_timestep,
-        intermediate_timesteps: float | None = middle,
-    ) -> None:
+    def set_timesteps(self, num_inference_steps: int, timesteps: Sequence[float] | Tensor | None = None,  # type: ignore[override]
+                      device: str | torch.device | None = None, max_timesteps: float | None = highest_timestep,
+                      intermediate_timesteps: float | None = middle) -> None:
         """Choose the timesteps, and start again at the first.
 
         Args:

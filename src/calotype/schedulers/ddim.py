@@ -29,9 +29,7 @@ class DDIMScheduler(BetaScheduler):
         times = self.noise_schedule.spaced(self.config.timestep_spacing, steps, self.config.steps_offset).round()
         return self.noise_schedule.vp_levels(times, float(self.final_alpha_cumprod))
 
-    def row(
-        self, levels: Levels, i: int, eta: float = 0.0, use_clipped_model_output: bool = False, **options: Any
-    ) -> Row:
+    def row(self, levels: Levels, i: int, eta: float = 0.0, use_clipped_model_output: bool = False, **options: Any) -> Row:
         """Equation 12: `x' = alpha' · x0 + sqrt(sigma'² - s²) · noise + s · fresh`, with `s` by equation 16."""
         (alpha, following), (sigma, sigma_following) = levels.alpha[i : i + 2], levels.sigma[i : i + 2]
         spread = eta * sigma_following / sigma * np.sqrt(1 - (alpha / following) ** 2)
@@ -42,11 +40,9 @@ class DDIMScheduler(BetaScheduler):
         along = direction / sigma  # the noise that goes with the clipped x0: (x - alpha · x0) / sigma
         return Row(x={i: along}, m={i: following - along * alpha}, noise=fresh)
 
-    def step(  # type: ignore[override]
-        self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, eta: float = 0.0,
-        use_clipped_model_output: bool = False, generator: Generators = None, variance_noise: Tensor | None = None,
-        return_dict: bool = True,
-    ) -> Any:
+    def step(self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, eta: float = 0.0,  # type: ignore[override]
+             use_clipped_model_output: bool = False, generator: Generators = None, variance_noise: Tensor | None = None,
+             return_dict: bool = True) -> Any:
         """The sample [B, …] at the next timestep.
 
         Args:
@@ -68,9 +64,8 @@ def batch_step(scheduler: Scheduler, output: Tensor, timesteps: Tensor, sample: 
 class DDIMParallelScheduler(DDIMScheduler):
     """`DDIMScheduler`, and `batch_step_no_noise` for Picard iterations over a window of timesteps (Shih et al. 2023)."""
 
-    def batch_step_no_noise(
-        self, model_output: Tensor, timesteps: Tensor, sample: Tensor, eta: float = 0.0, use_clipped_model_output: bool = False
-    ) -> Tensor:
+    def batch_step_no_noise(self, model_output: Tensor, timesteps: Tensor, sample: Tensor, eta: float = 0.0,
+                            use_clipped_model_output: bool = False) -> Tensor:
         """The mean of each sample's next [B, …], at its own of `timesteps` [B], in any order; the noise of `eta` is left out."""
         return batch_step(self, model_output, timesteps, sample, eta=eta, use_clipped_model_output=use_clipped_model_output)
 

@@ -118,10 +118,8 @@ class UnCLIPScheduler(DDPMScheduler):
         last = self.noise_schedule.count - 1.0
         return np.round(np.arange(steps)[::-1] * (last / (steps - 1))) if steps > 1 else np.array([last])
 
-    def step(  # type: ignore[override]
-        self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, prev_timestep: int | Tensor | None = None,
-        generator: Generators = None, return_dict: bool = True,
-    ) -> Any:
+    def step(self, model_output: Tensor, timestep: int | Tensor, sample: Tensor,  # type: ignore[override]
+             prev_timestep: int | Tensor | None = None, generator: Generators = None, return_dict: bool = True) -> Any:
         """The sample [B, C, …] at the next timestep, or at `prev_timestep`."""
         if prev_timestep is None:
             return self._step(model_output, timestep, sample, generator, return_dict)

@@ -32,10 +32,8 @@ class VQDiffusionScheduler(SchedulerMixin):
     """
 
     @register_to_config
-    def __init__(
-        self, num_vec_classes: int, num_train_timesteps: int = 100, alpha_cum_start: float = 0.99999,
-        alpha_cum_end: float = 0.000009, gamma_cum_start: float = 0.000009, gamma_cum_end: float = 0.99999,
-    ):
+    def __init__(self, num_vec_classes: int, num_train_timesteps: int = 100, alpha_cum_start: float = 0.99999,
+                 alpha_cum_end: float = 0.000009, gamma_cum_start: float = 0.000009, gamma_cum_end: float = 0.99999):
         if num_vec_classes < 2:
             raise ValueError(f"num_vec_classes is {num_vec_classes}, but must be at least 2: one token, and the mask")
         self.num_embed, self.mask_class = num_vec_classes, num_vec_classes - 1
@@ -75,10 +73,8 @@ class VQDiffusionScheduler(SchedulerMixin):
         unmasked = torch.logaddexp(clean + kept_before, total + replaced_before) + last
         return torch.cat([unmasked, (total + masked_before).masked_fill(~is_masked, -math.inf)], dim=1)
 
-    def step(
-        self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, generator: torch.Generator | None = None,
-        return_dict: bool = True,
-    ) -> Any:
+    def step(self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, generator: torch.Generator | None = None,
+             return_dict: bool = True) -> Any:
         """The tokens one step before `sample` [B, N], drawn from `q_posterior`; at timestep 0 that is the model's output.
 
         `model_output` [B, K, N] are logarithms of the probabilities of the clean tokens; the pipeline truncates them.
@@ -103,9 +99,8 @@ class AmusedScheduler(SchedulerMixin):
     def __init__(self, mask_token_id: int, masking_schedule: str = "cosine"):
         check_choice("masking_schedule", masking_schedule, ("cosine", "linear"))
 
-    def set_timesteps(
-        self, num_inference_steps: int, temperature: float | Sequence[float] = (2, 0), device: torch.device | str | None = None,
-    ) -> None:
+    def set_timesteps(self, num_inference_steps: int, temperature: float | Sequence[float] = (2, 0),
+                      device: torch.device | str | None = None) -> None:
         """Choose the number of steps, and `temperature` at the first and the last; one number falls to 0.01."""
         steps = checked_steps(num_inference_steps)
         ends = tuple(temperature) if isinstance(temperature, Sequence) else (temperature, 0.01)
@@ -119,10 +114,8 @@ class AmusedScheduler(SchedulerMixin):
         done = torch.tensor(row + 1, dtype=torch.float32) / len(self.timesteps)
         return 1 - done if self.config.masking_schedule == "linear" else torch.cos(done * math.pi / 2)
 
-    def step(
-        self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, starting_mask_ratio: float = 1.0,
-        generator: torch.Generator | None = None, return_dict: bool = True,
-    ) -> Any:
+    def step(self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, starting_mask_ratio: float = 1.0,
+             generator: torch.Generator | None = None, return_dict: bool = True) -> Any:
         """The tokens after the next draw, and, as `pred_original_sample`, the draw with nothing masked again.
 
         Args:

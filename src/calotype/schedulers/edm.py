@@ -97,10 +97,8 @@ class EDMEulerScheduler(ChurnedStep, EDMScheduler):
         kept = ratio + (1 - ratio) * read.x0_x[0]
         return Row(x={i: kept}, m={i: (1 - ratio) * read.x0_out[0]}, noise=None if fresh is None else fresh * kept)
 
-    def set_timesteps(  # type: ignore[override]
-        self, num_inference_steps: int | None = None, device: str | torch.device | None = None,
-        sigmas: Sequence[float] | Tensor | None = None,
-    ) -> None:
+    def set_timesteps(self, num_inference_steps: int | None = None,  # type: ignore[override]
+                      device: str | torch.device | None = None, sigmas: Sequence[float] | Tensor | None = None) -> None:
         """Choose the levels, and start again at the first: by their number; or, in `sigmas`, by their places on the ramp, rising
         from 0 to 1; or, falling, by the levels themselves and the end.
         """

@@ -21,9 +21,8 @@ from .prediction import PREDICTION_TYPES
 from .table import Row
 
 
-def churned(
-    levels: Levels, i: int, s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_noise: float = 1.0
-) -> tuple[float, float | None]:
+def churned(levels: Levels, i: int, s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf,
+            s_noise: float = 1.0) -> tuple[float, float | None]:
     """The level to which fresh noise lifts row `i` before its step, and how much noise, or `None` (algorithm 2, lines 4 to 6)."""
     sigma = float(levels.sigma[i])
     churn = min(s_churn / (levels.begin + len(levels)), math.sqrt(2) - 1) if s_tmin <= sigma <= s_tmax else 0.0
@@ -37,10 +36,9 @@ class ChurnedStep(Scheduler):
     def step_options(cls) -> set[str]:
         return {*inspect.signature(churned).parameters} - {"levels", "i"}
 
-    def step(  # type: ignore[override]
-        self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, s_churn: float = 0.0, s_tmin: float = 0.0,
-        s_tmax: float = math.inf, s_noise: float = 1.0, generator: Generators = None, return_dict: bool = True,
-    ) -> Any:
+    def step(self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, s_churn: float = 0.0,  # type: ignore[override]
+             s_tmin: float = 0.0, s_tmax: float = math.inf, s_noise: float = 1.0, generator: Generators = None,
+             return_dict: bool = True) -> Any:
         """The sample [B, …] at the next level.
 
         Args:

@@ -98,10 +98,8 @@ class FlowMatchScheduler(FlowLevels):
         """The factor of the shift: the config's, or that of `set_shift`."""
         return float(self._shift)
 
-    def levels(
-        self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None, mu: float | None = None,
-        told: Sequence[float] | None = None,
-    ) -> Levels:
+    def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None, mu: float | None = None,
+               told: Sequence[float] | None = None) -> Levels:
         """Evenly spaced between the shifted ends of training, and shifted; so are a caller's `sigmas`, but not `timesteps`.
 
         `told`, beside `sigmas`, is what the model is told in place of their levels.
@@ -143,10 +141,9 @@ class ShiftedScheduler(FlowMatchScheduler):
         """Replace the config's `shift`, from the next `set_timesteps` or `table` on. The ends of training stay."""
         self._shift = shift
 
-    def set_timesteps(  # type: ignore[override]
-        self, num_inference_steps: int | None = None, device: torch.device | str | None = None,
-        sigmas: Sequence[float] | None = None, mu: float | None = None, timesteps: Sequence[float] | None = None,
-    ) -> None:
+    def set_timesteps(self, num_inference_steps: int | None = None,  # type: ignore[override]
+                      device: torch.device | str | None = None, sigmas: Sequence[float] | None = None, mu: float | None = None,
+                      timesteps: Sequence[float] | None = None) -> None:
         """Choose the levels, and start again at the first.
 
         Args:

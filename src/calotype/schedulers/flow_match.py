@@ -44,11 +44,9 @@ class FlowMatchEulerDiscreteScheduler(ShiftedScheduler):
         level = levels.alpha if self._inverted else levels.sigma
         return Row(x={i: 1.0}, m={i: level[i + 1] - level[i]})
 
-    def step(  # type: ignore[override]
-        self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, s_churn: float = 0.0, s_tmin: float = 0.0,
-        s_tmax: float = math.inf, s_noise: float = 1.0, generator: Generators = None,
-        per_token_timesteps: Tensor | None = None, return_dict: bool = True,
-    ) -> Any:
+    def step(self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, s_churn: float = 0.0,  # type: ignore[override]
+             s_tmin: float = 0.0, s_tmax: float = math.inf, s_noise: float = 1.0, generator: Generators = None,
+             per_token_timesteps: Tensor | None = None, return_dict: bool = True) -> Any:
         """The sample [B, …] at the next level.
 
         Args:
@@ -82,9 +80,7 @@ class FlowMatchHeunDiscreteScheduler(ChurnedStep, FlowMatchScheduler):
     order = 2
     memory = "output"
 
-    def levels(  # type: ignore[override]
-        self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None
-    ) -> Levels:
+    def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None) -> Levels:  # type: ignore[override]
         once = super().levels(steps)
         return flow_levels(interleaved(once.timesteps, once.timesteps[1:]), interleaved(once.sigma[:-1], once.sigma[1:-1]))
 
@@ -124,10 +120,8 @@ class FlowMatchLCMScheduler(ShiftedScheduler):
         check_choice("upscale_mode", upscale_mode, UPSCALE_MODES)
         self._factors, self._upscale_mode = list(scale_factors or ()), upscale_mode
 
-    def levels(
-        self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None, mu: float | None = None,
-        told: Sequence[float] | None = None,
-    ) -> Levels:
+    def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None, mu: float | None = None,
+               told: Sequence[float] | None = None) -> Levels:
         levels = super().levels(steps, timesteps, sigmas, mu, told)
         if self._factors and len(self._factors) != len(levels) - 1:
             raise ValueError(f"there are {len(self._factors)} scale_factors, but must be one for each step but the last: "
@@ -142,10 +136,8 @@ class FlowMatchLCMScheduler(ShiftedScheduler):
             raise ValueError("a table cannot resize samples: scale_factors are for loops of one's own with step")
         return super().table(num_inference_steps, **options)
 
-    def step(
-        self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, generator: Generators = None,
-        return_dict: bool = True, variance_noise: Tensor | None = None,
-    ) -> Any:
+    def step(self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, generator: Generators = None,
+             return_dict: bool = True, variance_noise: Tensor | None = None) -> Any:
         """The sample [B, …] at the next level, resized by `scale_factors`."""
         if self._factors:
             row = self._enter(timestep)

@@ -40,9 +40,8 @@ class TwoCallScheduler(VEScheduler):
     order = 2
     memory: Memory = "noise"
 
-    def levels(
-        self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None, num_train_timesteps: int | None = None
-    ) -> Levels:
+    def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None,
+               num_train_timesteps: int | None = None) -> Levels:
         times, sigmas = self._spaced(steps, timesteps, num_train_timesteps)
         second_times, second_sigmas = self._second_calls(times, sigmas)
         return ve_levels(interleaved(times, second_times), interleaved(sigmas, second_sigmas))
@@ -148,9 +147,8 @@ class DPMSolverSDEScheduler(KDPM2DiscreteScheduler):
     rounds_karras = False
     timestep_dtype = np.float64
 
-    def levels(
-        self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None, num_train_timesteps: int | None = None
-    ) -> Levels:
+    def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None,
+               num_train_timesteps: int | None = None) -> Levels:
         levels = super().levels(steps, timesteps, sigmas, num_train_timesteps)
         return _PathLevels(levels.timesteps, levels.alpha, levels.sigma, ends=(levels.sigma[-2], levels.sigma[0]))
 
@@ -167,10 +165,8 @@ class DPMSolverSDEScheduler(KDPM2DiscreteScheduler):
         spans = [(path[start_of_two(levels, i)], path[i + 1]) for i in range(len(levels))]
         return BrownianTable(super()._tabulate(levels, options), spans, levels.ends, self.config.noise_sampler_seed)
 
-    def step(  # type: ignore[override]
-        self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, return_dict: bool = True, s_noise: float = 1.0,
-        generator: Generators = None,
-    ) -> Any:
+    def step(self, model_output: Tensor, timestep: float | Tensor, sample: Tensor,  # type: ignore[override]
+             return_dict: bool = True, s_noise: float = 1.0, generator: Generators = None) -> Any:
         """The sample [B, …] for the next call.
 
         `s_noise` is the deviation of the fresh noise. `generator` (one, or one for each sample) seeds the path where there is no

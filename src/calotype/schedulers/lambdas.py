@@ -143,9 +143,7 @@ class LambdaScheduler(PolynomialSteps, FlowLevels, BetaScheduler):
         times = np.arange(self.config.num_train_timesteps - 1.0, -1, -1)
         return flow_levels(times, times / self.config.num_train_timesteps)
 
-    def levels(
-        self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None, mu: float | None = None
-    ) -> Levels:
+    def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None, mu: float | None = None) -> Levels:
         training = self.noise_schedule
         if timesteps is not None and (self._ramp or self._flow):
             raise ValueError("timesteps cannot be given where the config places the levels by a ramp or use_flow_sigmas")

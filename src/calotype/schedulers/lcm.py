@@ -58,10 +58,9 @@ class DistilledScheduler(BetaScheduler):
         """The share of the clean sample's variance with which a trajectory ends."""
         return 1.0
 
-    def set_timesteps(  # type: ignore[override]
-        self, num_inference_steps: int | None = None, device: str | torch.device | None = None,
-        original_inference_steps: int | None = None, timesteps: Sequence[int] | None = None, strength: float = 1.0,
-    ) -> None:
+    def set_timesteps(self, num_inference_steps: int | None = None,  # type: ignore[override]
+                      device: str | torch.device | None = None, original_inference_steps: int | None = None,
+                      timesteps: Sequence[int] | None = None, strength: float = 1.0) -> None:
         """Choose the timesteps by their number or one by one, and start again at the first.
 
         Args:
@@ -97,10 +96,8 @@ class LCMScheduler(DistilledScheduler):
         (skip, out), alpha = self.boundary(levels.timesteps[i]), levels.alpha[i + 1]
         return Row(x={i: alpha * skip}, m={i: alpha * out}, noise=levels.sigma[i + 1] if i < len(levels) - 1 else None)
 
-    def step(
-        self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, generator: Generators = None,
-        return_dict: bool = True, variance_noise: Tensor | None = None,
-    ) -> Any:
+    def step(self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, generator: Generators = None,
+             return_dict: bool = True, variance_noise: Tensor | None = None) -> Any:
         """The sample [B, …] at the next timestep, and the consistency function; without `return_dict`, as a tuple."""
         output = self._step(model_output, timestep, sample, generator, True, variance_noise)
         skip, out = self.boundary(self._times[self._row or 0])
@@ -136,9 +133,7 @@ class TCDScheduler(DistilledScheduler):
         fresh = math.sqrt(max(1 - remains, 0.0)) if eta > 0 and i < len(levels) - 1 else None
         return Row(x={}, m={i: levels.alpha[i + 1]}, raw_noise=math.sqrt(remains * (1 - beyond)), noise=fresh)
 
-    def step(  # type: ignore[override]
-        self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, eta: float = 0.3, generator: Generators = None,
-        return_dict: bool = True,
-    ) -> Any:
+    def step(self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, eta: float = 0.3,  # type: ignore[override]
+             generator: Generators = None, return_dict: bool = True) -> Any:
         """The sample [B, …] at the next timestep. `eta` is the share of noise renewed: 0 is deterministic, 1 renews all."""
         return self._step(model_output, timestep, sample, generator, return_dict, eta=eta)

@@ -146,8 +146,7 @@ class LMSDiscreteScheduler(VEScheduler):
         weights = lagrange_integrals(levels.sigma[past.start : i + 1], levels.sigma[i], levels.sigma[i + 1])
         return Row(x={i: 1.0}, m=dict(zip(past, weights, strict=True)))
 
-    def step(  # type: ignore[override]
-        self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, order: int = 4, return_dict: bool = True
-    ) -> Any:
+    def step(self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, order: int = 4,  # type: ignore[override]
+             return_dict: bool = True) -> Any:
         """The sample [B, …] at the next level, by a polynomial through the last `order` slopes."""
         return self._step(model_output, timestep, sample, None, return_dict, order=order)

@@ -57,18 +57,14 @@ class RePaintScheduler(DDIMScheduler):
     def _tabulate(self, levels: Levels, options: dict[str, Any]) -> Table:
         return super()._tabulate(levels, {"eta": self.eta, **options})
 
-    def inpainting_table(
-        self, num_inference_steps: int, original_image: Tensor, mask: Tensor, jump_length: int = 10, jump_n_sample: int = 10,
-        eta: float | None = None,
-    ) -> RePaintTable:
+    def inpainting_table(self, num_inference_steps: int, original_image: Tensor, mask: Tensor, jump_length: int = 10,
+                         jump_n_sample: int = 10, eta: float | None = None) -> RePaintTable:
         """The table of one generation, all ways down and up, by arguments of `set_timesteps` and `step`; nothing else changes."""
         down = self.table(num_inference_steps, eta=self.eta if eta is None else eta)
         return RePaintTable(down, resampled(len(down), jump_length, jump_n_sample), original_image, mask)
 
-    def set_timesteps(  # type: ignore[override]
-        self, num_inference_steps: int, jump_length: int = 10, jump_n_sample: int = 10,
-        device: torch.device | str | None = None,
-    ) -> None:
+    def set_timesteps(self, num_inference_steps: int, jump_length: int = 10, jump_n_sample: int = 10,  # type: ignore[override]
+                      device: torch.device | str | None = None) -> None:
         """Choose the levels, and the way through them.
 
         Args:
@@ -78,10 +74,8 @@ class RePaintScheduler(DDIMScheduler):
         BetaScheduler.set_timesteps(self, num_inference_steps, device)
         self.timesteps = self.timesteps.flip(0)[resampled(len(self.timesteps), jump_length, jump_n_sample)]
 
-    def step(  # type: ignore[override]
-        self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, original_image: Tensor, mask: Tensor,
-        generator: Generators = None, return_dict: bool = True,
-    ) -> Any:
+    def step(self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, original_image: Tensor,  # type: ignore[override]
+             mask: Tensor, generator: Generators = None, return_dict: bool = True) -> Any:
         """The sample one level lower: what DDIM says, but where `mask` is 1 the original, noised to that level.
 
         Args:
@@ -115,9 +109,8 @@ class RePaintTable(Extended):
         """[1 + n, B, …] the noise of the step and of the n that are undone after it."""
         return torch.stack([randn(x.shape, generator, x.device, dtype) for _ in range(1 + self._undone[i])])
 
-    def step(
-        self, i: int | Tensor, output: Tensor, x: Tensor, state: State, noise: Tensor | None = None, x0: Tensor | None = None
-    ) -> Tensor:
+    def step(self, i: int | Tensor, output: Tensor, x: Tensor, state: State, noise: Tensor | None = None,
+             x0: Tensor | None = None) -> Tensor:
         if isinstance(i, Tensor) or noise is None:
             raise ValueError("samples of RePaint go through the rows together, with noise: give one row, and what draw gives")
         row, painted = self._rows[i], super().step(i, output, x, state, noise[0], x0)

@@ -55,19 +55,16 @@ class ScoreSdeVeScheduler(SchedulerMixin):
         sigmas, variances = own.sigmas.double().numpy(), own._variances.double().numpy()[::-1]
         return PredictorCorrector(sigmas, variances, self.config.correct_steps, self.config.snr, self.config.sigma_max)
 
-    def set_timesteps(
-        self, num_inference_steps: int, sampling_eps: float | None = None, device: torch.device | str | None = None
-    ) -> None:
+    def set_timesteps(self, num_inference_steps: int, sampling_eps: float | None = None,
+                      device: torch.device | str | None = None) -> None:
         """Choose the times, and the levels at them; `set_sigmas` after it is only needed for other levels."""
         steps = checked_steps(num_inference_steps)
         end = self.config.sampling_eps if sampling_eps is None else sampling_eps
         self.timesteps = torch.linspace(1, end, steps, dtype=torch.float32, device=device)
         self.set_sigmas(steps)
 
-    def set_sigmas(
-        self, num_inference_steps: int, sigma_min: float | None = None, sigma_max: float | None = None,
-        sampling_eps: float | None = None,
-    ) -> None:
+    def set_sigmas(self, num_inference_steps: int, sigma_min: float | None = None, sigma_max: float | None = None,
+                   sampling_eps: float | None = None) -> None:
         """Place the levels between other ends than the config's. Times that are as many, and end there, are kept."""
         if sampling_eps is not None or num_inference_steps != len(self.timesteps):
             self.set_timesteps(num_inference_steps, sampling_eps, self.timesteps.device)
@@ -78,10 +75,8 @@ class ScoreSdeVeScheduler(SchedulerMixin):
         self.sigmas, self.discrete_sigmas, self._variances = (
             torch.from_numpy(each).float().to(self.timesteps.device) for each in (low * (high / low) ** times, levels, down))
 
-    def step_pred(
-        self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, generator: Generators = None,
-        return_dict: bool = True,
-    ) -> Any:
+    def step_pred(self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, generator: Generators = None,
+                  return_dict: bool = True) -> Any:
         """One level down along the reverse SDE, by the score at `sample` [B, …]; `timestep` is one, or [B] (equation 46)."""
         time = torch.as_tensor(timestep, dtype=torch.float32, device=sample.device).reshape(-1)
         at = (time * (len(self._variances) - 1) + 1e-3).long()  # a time that is rounded down is still that time
@@ -90,9 +85,7 @@ class ScoreSdeVeScheduler(SchedulerMixin):
         following = mean + variance.sqrt() * randn(sample.shape, generator, sample.device, sample.dtype)
         return SdeVeOutput(following, mean) if return_dict else (following, mean)
 
-    def step_correct(
-        self, model_output: Tensor, sample: Tensor, generator: Generators = None, return_dict: bool = True
-    ) -> Any:
+    def step_correct(self, model_output: Tensor, sample: Tensor, generator: Generators = None, return_dict: bool = True) -> Any:
         """A Langevin step at the same level (algorithm 4).
 
         Its norms are means over the batch, so that a sample depends on its batch; with a list of generators, each sample's own.
@@ -137,9 +130,8 @@ class PredictorCorrector(Table):
         state[0] = _norms(noise, apart=isinstance(generator, (list, tuple)))
         return noise
 
-    def step(
-        self, i: int | Tensor, output: Tensor, x: Tensor, state: State, noise: Tensor | None = None, x0: Tensor | None = None
-    ) -> Tensor:
+    def step(self, i: int | Tensor, output: Tensor, x: Tensor, state: State, noise: Tensor | None = None,
+             x0: Tensor | None = None) -> Tensor:
         if isinstance(i, Tensor):
             raise ValueError("samples of a predictor-corrector go through the rows together: give one row")
         if self.ends_step[i]:

@@ -62,10 +62,8 @@ class Table:
         ends_step: [n] whether a row's model call is the last of its solver step.
     """
 
-    def __init__(
-        self, levels: Levels, rows: Sequence[Row], prediction: Prediction, memory: Memory, clip: Clip | None,
-        timesteps: Tensor, input_scale: Sequence[float], init_noise_sigma: float,
-    ):
+    def __init__(self, levels: Levels, rows: Sequence[Row], prediction: Prediction, memory: Memory, clip: Clip | None,
+                 timesteps: Tensor, input_scale: Sequence[float], init_noise_sigma: float):
         self.levels, self.clip = levels, clip
         self.timesteps, self.input_scale, self.init_noise_sigma = timesteps, input_scale, init_noise_sigma
         self._columns: dict[torch.device, Columns] = {}
@@ -92,9 +90,7 @@ class Table:
     def __len__(self) -> int:
         return len(self.steps)
 
-    def _compile(
-        self, i: int, row: Row, reading: Sequence[float], places: Mapping[tuple[str, int], int], memory: Memory
-    ) -> Step:
+    def _compile(self, i: int, row: Row, reading: Sequence[float], places: Mapping[tuple[str, int], int], memory: Memory) -> Step:
         x0, raw_noise, m = tuple(enumerate(reading[:2])), tuple(enumerate(reading[2:])), _terms([(_OUTPUT, 1.0)])
         if memory == "x0":
             m = x0 if self.clip is None else ((_X0, 1.0),)
@@ -145,9 +141,8 @@ class Table:
             self._columns[device] = Columns(self, device)
         return self._columns[device]
 
-    def step(
-        self, i: int | Tensor, output: Tensor, x: Tensor, state: State, noise: Tensor | None = None, x0: Tensor | None = None
-    ) -> Tensor:
+    def step(self, i: int | Tensor, output: Tensor, x: Tensor, state: State, noise: Tensor | None = None,
+             x0: Tensor | None = None) -> Tensor:
         """The next sample. `state` takes in what later rows need; nothing else changes.
 
         Args:
@@ -163,10 +158,8 @@ class Table:
         output, noise = self.read(i, output, noise)
         return self.columns(x.device).step(i, _wide(output), _wide(x), state, noise).to(x.dtype)
 
-    def advance(
-        self, i: int, output: Tensor, x: Tensor, state: State, noise: Tensor | None = None, x0: Tensor | None = None,
-        tells_x0: bool = False,
-    ) -> tuple[Tensor, Tensor | None]:
+    def advance(self, i: int, output: Tensor, x: Tensor, state: State, noise: Tensor | None = None, x0: Tensor | None = None,
+                tells_x0: bool = False) -> tuple[Tensor, Tensor | None]:
         """`step`, and what `denoised` says, if that is needed or to be told."""
         (output, noise), step, kind = self.read(i, output, noise), self.steps[i], x.dtype
         output, x = _wide(output), _wide(x)

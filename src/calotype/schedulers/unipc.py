@@ -16,9 +16,8 @@ from .noise import Array, Levels
 from .table import Row
 
 
-def corrected(
-    predictions: Sequence[Row], corrections: Sequence[Mapping[int, float] | None], readings: Sequence[float] = ()
-) -> list[Row]:
+def corrected(predictions: Sequence[Row], corrections: Sequence[Mapping[int, float] | None],
+              readings: Sequence[float] = ()) -> list[Row]:
     """Rows that predict, and after the next model call, which is also of the level predicted, correct before going on.
 
     `predictions[i]` goes on from the corrected sample `y` of row `i`, to `a y + Σ p_j m_j`; `corrections[i]` are the weights
