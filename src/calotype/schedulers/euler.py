@@ -55,7 +55,7 @@ class ChurnedStep(Scheduler):
 class EulerDiscreteScheduler(ChurnedStep, VEScheduler):
     """Euler's method on `dx/dsigma = (x - x0) / sigma` (Karras et al. 2022, algorithm 2 without its correction). First order.
 
-    Samples are variance-exploding: begin with noise times `init_noise_sigma` and call `scale_model_input`.
+    Samples are variance-exploding: see `VEScheduler`.
     """
 
     placed_by = ("timesteps", "sigmas")
@@ -102,10 +102,7 @@ def ancestral(sigma: float, following: float) -> tuple[float, float]:
 
 @takes(**BETAS, prediction_type="epsilon", timestep_spacing="linspace", steps_offset=0, rescale_betas_zero_snr=False)
 class EulerAncestralDiscreteScheduler(VEScheduler):
-    """Ancestral sampling by Euler steps (Karras et al. 2022, with the noise of Ho et al. 2020). Stochastic, first order.
-
-    Samples are variance-exploding, as those of `EulerDiscreteScheduler`.
-    """
+    """Ancestral sampling by Euler steps (Karras et al. 2022, with the noise of Ho et al. 2020). Stochastic, first order."""
 
     memory = "noise"
 

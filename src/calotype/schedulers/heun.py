@@ -1,7 +1,6 @@
 """Solvers of two model calls a step, in sigma: Heun, the midpoint in log(sigma), and that along the SDE.
 
-`len(timesteps)` is the number of calls; the last step, to the clean sample, is one of Euler. Samples are variance-exploding:
-begin with noise times `init_noise_sigma` and call `scale_model_input`.
+`len(timesteps)` is the number of calls; the last step, to the clean sample, is one of Euler.
 """
 
 from __future__ import annotations

@@ -7,12 +7,12 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.polynomial.polynomial import Polynomial, polyfromroots
 from torch import Tensor
 
 from .base import Scheduler
 from .betas import BetaScheduler, VEScheduler
 from .entries import BETAS, RAMPS, takes
+from .lambdas import through
 from .noise import Array, Levels
 from .table import Row
 
@@ -117,34 +117,21 @@ class IPNDMScheduler(Scheduler):
         return Row(x={i: scale}, m={j: along * w for j, w in zip(past, ADAMS_BASHFORTH[len(past) - 1], strict=True)})
 
 
-def lagrange_integrals(nodes: Array, start: float, end: float) -> list[float]:
-    """For each node the integral from `start` to `end` of the polynomial that is 1 at it and 0 at the others."""
-    unit = end - start  # the nodes are counted in steps from `start`, where the integral ends at 1
-    at, integrals = (nodes - start) / unit, []
-    for j, node in enumerate(at):
-        others = np.delete(at, j)
-        basis = Polynomial(polyfromroots(others) / np.prod(node - others))
-        integrals.append(float(unit * basis.integ()(1.0)))
-    return integrals
-
-
 @takes(**BETAS, **RAMPS, prediction_type="epsilon", timestep_spacing="linspace", steps_offset=0)
 class LMSDiscreteScheduler(VEScheduler):
     """Linear multistep (Adams-Bashforth) on `dx/dsigma = noise`, on the uneven levels as they are. Order 4 by default.
 
-    Samples are variance-exploding: begin with noise times `init_noise_sigma` and call `scale_model_input`. A trajectory
-    entered midway grows its history from there.
+    A trajectory entered midway grows its history from there. Samples are variance-exploding: see `VEScheduler`.
     """
 
     memory = "noise"
 
     def row(self, levels: Levels, i: int, order: int = 4, **options: Any) -> Row:
-        """`x' = x + Σ_j w_j · noise_j` over the last `order` rows: `w_j = ∫ L_j(s) ds` from `sigma` to `sigma'`."""
+        """`x' = x + ∫ noise dsigma`, by the polynomial in sigma through the noise of the last `order` rows."""
         if order < 1:
             raise ValueError(f"order is {order}, but must be 1 or more")
-        past = range(max(0, i + 1 - order), i + 1)
-        weights = lagrange_integrals(levels.sigma[past.start : i + 1], levels.sigma[i], levels.sigma[i + 1])
-        return Row(x={i: 1.0}, m=dict(zip(past, weights, strict=True)))
+        past, h = range(i, max(i - order, -1), -1), levels.sigma[i + 1] - levels.sigma[i]
+        return Row(x={i: 1.0}, m=through(levels.sigma, i, i + 1, past, [h / (k + 1) for k in range(len(past))]))
 
     def step(self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, order: int = 4,  # type: ignore[override]
              return_dict: bool = True) -> Any:
