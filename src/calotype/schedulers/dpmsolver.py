@@ -22,11 +22,9 @@ INTEGRALS = {
 class MultistepRows(PolynomialSteps):
     """The multistep solver, for samples of any kind: a polynomial through the last `solver_order` outputs.
 
-    `solver_type` takes the first moment as half of the zeroth, `"midpoint"`, or exactly, `"heun"`.
-
-    `solver_order=3` is of second order in general: its quadratic term has half the weight of the integral's, which was found
-    by fitting the steps behind the pictures that people know. `UniPCMultistepScheduler` has a true third order. Stochastic
-    steps of order 3 have the whole weight.
+    `solver_type` takes the first moment as half of the zeroth, `"midpoint"`, or exactly, `"heun"`. `solver_order=3` is of second
+    order in general: its quadratic term has half the weight of the integral's (all of it in stochastic steps), which was found by
+    fitting the steps behind the pictures that people know. `UniPCMultistepScheduler` has a true third order.
     """
 
     _ends_clean: bool

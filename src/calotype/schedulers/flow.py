@@ -58,7 +58,7 @@ class FlowLevels(Scheduler):
         return levels.sigma if self._flow else super().sigmas_of(levels)
 
     def _trained_levels(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        sigma = timesteps / self.config.num_train_timesteps
+        sigma = timesteps / len(self)
         return (1 - sigma, sigma) if self._flow else super()._trained_levels(timesteps)
 
 

@@ -138,10 +138,8 @@ class LambdaScheduler(PolynomialSteps, FlowLevels, BetaScheduler):
         super()._prepare()
 
     def _training(self) -> Levels:
-        if not self._flow:
-            return super()._training()
-        times = np.arange(self.config.num_train_timesteps - 1.0, -1, -1)
-        return flow_levels(times, times / self.config.num_train_timesteps)
+        times = np.arange(len(self) - 1.0, -1, -1)
+        return flow_levels(times, times / len(self)) if self._flow else super()._training()
 
     def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None, mu: float | None = None) -> Levels:
         training = self.noise_schedule
@@ -158,7 +156,7 @@ class LambdaScheduler(PolynomialSteps, FlowLevels, BetaScheduler):
         ve = training.sigmas_at(times)
         if self._ramp:
             ve = self._ramp(*self._ramp_ends(), steps)
-            times = training.timestep_of(ve)  # the model is told whole ones
+            times = training.timestep_of(ve)
             times = times.round() if self._rounds else np.floor(times)
         ve = np.append(ve, self._end())
         alpha = 1 / np.sqrt(1 + ve**2)

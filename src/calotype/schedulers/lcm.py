@@ -38,6 +38,7 @@ class DistilledScheduler(BetaScheduler):
     """
 
     placed_by = ("timesteps",)
+    ends_clean = True  # otherwise at training timestep 0
 
     def distilled_timesteps(self, steps: int, original_steps: int | None = None, strength: float = 1.0) -> Array:
         """`steps` of the timesteps on which the model was distilled, up to the share `strength` of training, falling."""
@@ -52,11 +53,8 @@ class DistilledScheduler(BetaScheduler):
         return rising[::-1][np.linspace(0, len(rising), steps, endpoint=False).astype(int)]
 
     def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None) -> Levels:
-        return self.noise_schedule.vp_levels(self.distilled_timesteps(steps) if timesteps is None else timesteps, self._end())
-
-    def _end(self) -> float:
-        """The share of the clean sample's variance with which a trajectory ends."""
-        return 1.0
+        times = self.distilled_timesteps(steps) if timesteps is None else timesteps
+        return self.noise_schedule.vp_levels(times, 1.0 if self.ends_clean else self.noise_schedule.alphas_cumprod[0])
 
     def set_timesteps(self, num_inference_steps: int | None = None,  # type: ignore[override]
                       device: str | torch.device | None = None, original_inference_steps: int | None = None,
@@ -112,6 +110,8 @@ class TCDScheduler(DistilledScheduler):
     trajectory ends at training timestep 0. (`eta` is the paper's gamma.) `timestep_scaling` has no effect: nothing is skipped.
     """
 
+    ends_clean = False
+
     def distilled_timesteps(self, steps: int, original_steps: int | None = None, strength: float = 1.0) -> Array:
         """As in LCM; where `original_steps` are given, any timestep will do, and they only bound the number of steps."""
         if original_steps is None:
@@ -119,9 +119,6 @@ class TCDScheduler(DistilledScheduler):
         if steps > original_steps:
             raise ValueError(f"num_inference_steps is {steps}, more than the {original_steps} original_inference_steps")
         return self._some(np.arange(float(int(self.noise_schedule.count * strength))), steps)
-
-    def _end(self) -> float:
-        return float(self.noise_schedule.alphas_cumprod[0])
 
     def row(self, levels: Levels, i: int, eta: float = 0.3, **options: Any) -> Row:
         """`x' = r · (alpha_s · x0 + sigma_s · noise) + sqrt(1 - r²) · fresh`, with `r = alpha' / alpha_s`."""

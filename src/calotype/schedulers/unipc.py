@@ -47,10 +47,9 @@ def _sum(weights: Mapping[int, float], factor: float, others: Mapping[int, float
 class UniPCMultistepScheduler(LambdaScheduler):
     """Unified predictor-corrector (Zhao et al. 2023, algorithms 5 to 8). Order `solver_order`, and one more where corrected.
 
-    `solver_type` is the paper's `B(h)`: `"bh1"`, which is `h`, or `"bh2"`, which is `e^h - 1`.
-
-    `solver_p` is a `DPMSolverMultistepScheduler` or a `DEISMultistepScheduler` as the predictor: its formula on the levels of
-    this one. It sees the corrected samples. A saved config cannot bring it back.
+    `solver_type` is the paper's `B(h)`: `"bh1"`, which is `h`, or `"bh2"`, which is `e^h - 1`. `solver_p` is a
+    `DPMSolverMultistepScheduler` or a `DEISMultistepScheduler` as the predictor: its formula on the levels of this one. It sees
+    the corrected samples. A saved config cannot bring it back.
     """
 
     placed_by = ("sigmas",)
