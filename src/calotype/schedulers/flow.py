@@ -24,11 +24,6 @@ def shifted(sigmas: Array, factor: float) -> Array:
     return factor * sigmas / (1 + (factor - 1) * sigmas)
 
 
-def stretched(sigmas: Array, terminal: float | None) -> Array:
-    """The shares of picture scaled so that the last level is `terminal`; not where it is `None`, or there is no picture yet."""
-    return sigmas if not terminal or sigmas[-1] >= 1 else 1 - (1 - sigmas) / ((1 - sigmas[-1]) / (1 - terminal))
-
-
 def flow_levels(timesteps: Array, sigmas: Array, end: float = 0.0) -> Levels:
     """Levels at `sigmas`, then `end`, of single precision: near pure noise, pictures depend on what it makes of `1 - sigma`."""
     ends = np.append(sigmas, end).astype(np.float32).astype(np.float64)
@@ -52,7 +47,10 @@ class FlowLevels(Scheduler):
             factor = math.exp(mu) if self._time_shift == "exponential" else mu
         if not 0 <= sigmas[-1] <= sigmas[0] <= 1:
             raise ValueError(f"sigmas must lie in [0, 1], and are {sigmas.tolist()}")
-        return stretched(shifted(sigmas, factor), self._terminal)
+        sigmas = shifted(sigmas, factor)
+        if not self._terminal or sigmas[-1] >= 1:  # at which there is no picture yet
+            return sigmas
+        return 1 - (1 - sigmas) / ((1 - sigmas[-1]) / (1 - self._terminal))  # so that the last level is that
 
     def sigmas_of(self, levels: Levels) -> Array:
         return levels.sigma if self._flow else super().sigmas_of(levels)

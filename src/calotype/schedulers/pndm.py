@@ -20,11 +20,6 @@ ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 2
 _RUNGE_KUTTA = (1 / 6, 1 / 3, 1 / 3, 1 / 6)
 
 
-def _opens_runge_kutta(times: Array) -> bool:
-    """Whether the next calls are at the start, the middle twice, and the end, where the step after begins."""
-    return len(times) == 5 and times[0] > times[1] == times[2] > times[3] == times[4]
-
-
 @takes(**BETAS, skip_prk_steps=False, set_alpha_to_one=False, prediction_type="epsilon", timestep_spacing="leading",
        steps_offset=0)
 class PNDMScheduler(BetaScheduler):
@@ -46,7 +41,7 @@ class PNDMScheduler(BetaScheduler):
         half = self.noise_schedule.count // steps // 2
         if self.config.skip_prk_steps or steps < 4 or not half:
             calls = np.concatenate([times[:1], times[1:2], times[1:]])
-        else:  # three Runge-Kutta steps: start, middle, middle, end
+        else:  # three Runge-Kutta steps
             stages = [[start, end + half, end + half, end] for start, end in pairwise(times[:4])]
             calls = np.concatenate([*stages, times[3:]])
         return self.noise_schedule.vp_levels(calls, float(self.final_alpha_cumprod))
@@ -55,8 +50,8 @@ class PNDMScheduler(BetaScheduler):
         """One row a model call; `past` are the rows whose outputs open a step, the latest first."""
         times, rows, past = levels.timesteps, list[Row](), list[int]()
         while (i := len(rows)) < len(levels):
-            past = [i, *past][:4]
-            if _opens_runge_kutta(times[i : i + 5]):
+            past, ahead = [i, *past][:4], times[i : i + 5]
+            if len(ahead) == 5 and ahead[0] > ahead[1] == ahead[2] > ahead[3] == ahead[4]:  # start, middle twice, end, next
                 mixes = ({i: 1.0}, {i + 1: 1.0}, {i + 2: 1.0}, dict(zip(range(i, i + 4), _RUNGE_KUTTA, strict=True)))
                 ends = (i + 1, i + 1, i + 3, i + 3)
                 rows += [self._transfer(levels, i, end, mix) for end, mix in zip(ends, mixes, strict=True)]
