@@ -8,7 +8,6 @@ place in it on the object.
 from __future__ import annotations
 
 import inspect
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -82,9 +81,10 @@ class Scheduler(SchedulerMixin):
         """The timestep of pure noise."""
         return len(self) - 1.0
 
-    def input_scale(self, levels: Levels, row: int) -> float:
-        """What the sample is multiplied by before the model sees it, in row `row`."""
-        return 1 / math.hypot(levels.alpha[row] * self._spread, levels.sigma[row]) if self.input_is_ve else 1.0
+    def input_scale(self, levels: Levels) -> list[float]:
+        """[n] what the sample is multiplied by before the model sees it, row by row."""
+        deviation = np.hypot(levels.alpha * self._spread, levels.sigma)[:-1]
+        return (1 / deviation).tolist() if self.input_is_ve else [1.0] * len(levels)
 
     def timesteps_of(self, levels: Levels, device: torch.device | str | None = None) -> Tensor:
         """[n] the model's timesteps as a tensor: whole numbers where the solver's are."""
@@ -136,9 +136,8 @@ class Scheduler(SchedulerMixin):
         return table
 
     def _tabulate(self, levels: Levels, options: dict[str, Any]) -> Table:
-        scales = [self.input_scale(levels, row) for row in range(len(levels))]
         return Table(levels, self.rows(levels, **options), self.prediction(levels), self.memory, self._clip,
-                     self.timesteps_of(levels), scales, self.initial_noise_scale(levels))
+                     self.timesteps_of(levels), self.input_scale(levels), self.initial_noise_scale(levels))
 
     @classmethod
     def step_options(cls) -> set[str]:
@@ -167,7 +166,7 @@ class Scheduler(SchedulerMixin):
     def _place(self, levels: Levels, device: torch.device | str | None) -> None:
         if self._tables and not levels.equals(self._current):
             self._tables = {}
-        self._current, self._times = levels, levels.timesteps.tolist()
+        self._current, self._times, self._scales = levels, levels.timesteps.tolist(), self.input_scale(levels)
         self.timesteps = self.timesteps_of(levels, device)
         self.init_noise_sigma = self.initial_noise_scale(levels)
         if self.input_is_ve or self.exposes_sigmas:
@@ -254,7 +253,7 @@ class Scheduler(SchedulerMixin):
             return sample
         if timestep is None:
             raise ValueError(f"{type(self).__name__}.scale_model_input needs the timestep")
-        return sample * self.input_scale(self._current, self._enter(timestep))
+        return sample * self._scales[self._enter(timestep)]
 
     def _step(self, output: Tensor, timestep: float | Tensor, sample: Tensor, generator: Generators, return_dict: bool,
               noise: Tensor | None = None, **options: Any) -> Any:

@@ -97,10 +97,10 @@ class LCMScheduler(DistilledScheduler):
     def step(self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, generator: Generators = None,
              return_dict: bool = True, variance_noise: Tensor | None = None) -> Any:
         """The sample [B, …] at the next timestep, and the consistency function; without `return_dict`, as a tuple."""
-        output = self._step(model_output, timestep, sample, generator, True, variance_noise)
+        following, x0 = self._step(model_output, timestep, sample, generator, False, variance_noise)
         skip, out = self.boundary(self._times[self._row or 0])
-        pair = (output.prev_sample, torch.add(out * output.pred_original_sample, sample, alpha=skip))
-        return LCMSchedulerOutput(*pair) if return_dict else pair
+        denoised = (x0 * out).add_(sample, alpha=skip)
+        return LCMSchedulerOutput(following, denoised) if return_dict else (following, denoised)
 
 
 class TCDScheduler(DistilledScheduler):
