@@ -295,6 +295,9 @@ class Scheduler(SchedulerMixin):
         alpha, sigma = self._levels_at(timesteps, original_samples)
         return alpha.to(original_samples) * original_samples + sigma.to(noise) * noise
 
+    def __len__(self) -> int:
+        return int(self.config.num_train_timesteps)
+
     @property
     def compatibles(self) -> list[type[Scheduler]]:
         from . import ALL

@@ -48,7 +48,7 @@ class VQDiffusionScheduler(SchedulerMixin):
 
     def set_timesteps(self, num_inference_steps: int, device: torch.device | str | None = None) -> None:
         """Take the lowest `num_inference_steps` timesteps; where all tokens are masked, every timestep says the same of them."""
-        self.num_inference_steps = checked_steps(num_inference_steps, len(self))
+        self.num_inference_steps = checked_steps(num_inference_steps, self.config.num_train_timesteps)
         self.timesteps = torch.arange(self.num_inference_steps, device=device).flip(0)
 
     def q_posterior(self, log_p_x_0: Tensor, x_t: Tensor, t: int | Tensor) -> Tensor:

@@ -23,21 +23,21 @@ Floats = Sequence[float]
 
 
 class Entries(TypedDict, total=False):
-    """Every entry that more than a constructor of its own takes."""
+    """All that `takes` can name."""
 
     num_train_timesteps: Annotated[int, "the length of the training process, or the number of levels before `set_timesteps`"]
-    beta_start: Annotated[float, "the noise that the first step of training adds, and"]
-    beta_end: Annotated[float, "the last"]
-    beta_schedule: Annotated[str, "how it grows between: one of `noise.BETA_SCHEDULES`, see `noise.make_betas`"]
-    trained_betas: Annotated[Floats | None, "the noise of every step instead; IPNDM: [n + 1] the levels, with the end"]
+    beta_start: Annotated[float, "the variance of the noise that the first step of training adds"]
+    beta_end: Annotated[float, "… and the last"]
+    beta_schedule: Annotated[str, "how it grows between these: one of `noise.BETA_SCHEDULES`, see `noise.make_betas`"]
+    trained_betas: Annotated[Floats | None, "that of every step instead; IPNDM: [n + 1] the levels, with the end"]
     rescale_betas_zero_snr: Annotated[bool, "make the last training timestep (almost) pure noise: `noise.zero_terminal_snr`"]
     prediction_type: Annotated[str, "what the model predicts: see `prediction.read_prediction`"]
     clip_sample: Annotated[bool, "clip the predicted clean sample; for models of pixels"]
-    clip_sample_range: Annotated[float, "to ± this"]
+    clip_sample_range: Annotated[float, "… to ± this"]
     clip_denoised: Annotated[bool, "clip the predicted clean sample to [-1, 1]"]
     thresholding: Annotated[bool, "clip each sample at a quantile of its own: `prediction.dynamic_threshold`"]
-    dynamic_thresholding_ratio: Annotated[float, "which quantile"]
-    sample_max_value: Annotated[float, "the highest at which that clips"]
+    dynamic_thresholding_ratio: Annotated[float, "the quantile of `thresholding`"]
+    sample_max_value: Annotated[float, "the highest value at which `thresholding` clips"]
     # -- where the levels are
     timestep_spacing: Annotated[Literal["linspace", "leading", "trailing"], "how timesteps are placed: `NoiseSchedule.spaced`"]
     steps_offset: Annotated[int, "added to the timesteps of `leading` spacing"]
@@ -48,29 +48,29 @@ class Entries(TypedDict, total=False):
     use_beta_sigmas: Annotated[bool | None, "… by quantiles of a beta distribution"]
     use_lu_lambdas: Annotated[bool, "… evenly in lambda (Lu et al. 2022)"]
     sigma_min: Annotated[float | None, "the lowest level of the ramp; `None`: what the timesteps give"]
-    sigma_max: Annotated[float | None, "the highest"]
+    sigma_max: Annotated[float | None, "the highest level of the ramp; `None`: what the timesteps give"]
     sigma_schedule: Annotated[Literal["karras", "exponential"], "the ramp"]
     rho: Annotated[float, "the exponent of the ramp of Karras"]
     interpolation_type: Annotated[Literal["linear", "log_linear"], "levels between training's, or even in log(sigma)"]
-    timestep_type: Annotated[Literal["discrete", "continuous"], "the model is told it or, of `v`, log(sigma) / 4"]
+    timestep_type: Annotated[Literal["discrete", "continuous"], "the model is told a timestep, or `log(sigma) / 4`"]
     lambda_min_clipped: Annotated[float, "no level whose log-SNR is below this, for `squaredcos_cap_v2`"]
     sigma_data: Annotated[float, "the deviation of clean samples"]
     original_inference_steps: Annotated[int, "steps of the solver that was distilled; `timesteps` are some of its"]
     # -- of flow models
     use_flow_sigmas: Annotated[bool, "the model is one of flow matching: levels are shares of noise"]
     flow_shift: Annotated[float, "how much the levels are shifted towards noise: `flow.shifted`"]
-    shift: Annotated[float, "the same"]
-    use_dynamic_shifting: Annotated[bool, "shift by `mu`, a number that `set_timesteps` and `table` are given, instead: by"]
-    time_shift_type: Annotated[Literal["exponential", "linear"], "`e^mu`, or `mu` itself"]
+    shift: Annotated[float, "as `flow_shift`"]
+    use_dynamic_shifting: Annotated[bool, "shift by `mu`, a number that `set_timesteps` and `table` are given, instead"]
+    time_shift_type: Annotated[Literal["exponential", "linear"], "by `e^mu`, or by `mu` itself"]
     shift_terminal: Annotated[float | None, "stretch the levels so that the last is this"]
-    base_shift: Annotated[float | None, "the `mu` of pictures of"]
-    base_image_seq_len: Annotated[int, "so many tokens, and"]
-    max_shift: Annotated[float | None, "that of"]
-    max_image_seq_len: Annotated[int, "so many; for pipelines, which choose between them"]
+    base_shift: Annotated[float | None, "for pipelines, which choose `mu`: that of pictures of `base_image_seq_len` tokens"]
+    base_image_seq_len: Annotated[int, "see `base_shift`"]
+    max_shift: Annotated[float | None, "the `mu` of pictures of `max_image_seq_len` tokens"]
+    max_image_seq_len: Annotated[int, "see `max_shift`"]
     invert_sigmas: Annotated[bool, "`sigmas`, and what the model is told, are shares of picture, and it says `x0 - noise`"]
     stochastic_sampling: Annotated[bool, "go to the clean sample and noise it anew, in every step"]
     scale_factors: Annotated[Floats | None, "how much larger than at first a sample is after each step but the last"]
-    upscale_mode: Annotated[str, "by which `torch.nn.functional.interpolate` resizes it"]
+    upscale_mode: Annotated[str, "the mode of `torch.nn.functional.interpolate` that resizes it"]
     # -- of solvers
     solver_order: Annotated[Literal[1, 2, 3], "how many outputs a step mixes; 2 is good for guided generation"]
     algorithm_type: Annotated[str, "what is integrated: the clean sample (`++`, `data`) or the noise; `sde-` draws fresh noise"]
@@ -160,6 +160,3 @@ class SchedulerMixin(Configured):
         from . import ALL
 
         return {name for other in ALL for name in other._arguments()}
-
-    def __len__(self) -> int:
-        return int(self.config.num_train_timesteps)

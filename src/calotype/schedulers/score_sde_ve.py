@@ -48,6 +48,9 @@ class ScoreSdeVeScheduler(SchedulerMixin):
         self.init_noise_sigma = high
         self.set_timesteps(len(self))
 
+    def __len__(self) -> int:
+        return int(self.config.num_train_timesteps)
+
     def table(self, num_inference_steps: int) -> PredictorCorrector:
         """The table of one generation. Pure: nothing on the scheduler changes."""
         own = copy.copy(self)
