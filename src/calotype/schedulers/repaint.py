@@ -15,6 +15,7 @@ from .betas import BetaScheduler
 from .ddim import DDIMScheduler
 from .entries import takes
 from .noise import Array, Levels
+from .prediction import Prediction, read_prediction
 from .table import Extended, State, Table
 
 
@@ -53,6 +54,10 @@ class RePaintScheduler(DDIMScheduler):
 
     def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None) -> Levels:
         return self.noise_schedule.vp_levels(self.noise_schedule.spaced("leading", steps))
+
+    def prediction(self, levels: Levels) -> Prediction:
+        """As the config of its model says, which is another class's."""
+        return read_prediction(self.config.get("prediction_type", "epsilon"), levels)
 
     def _tabulate(self, levels: Levels, options: dict[str, Any]) -> Table:
         return super()._tabulate(levels, {"eta": self.eta, **options})
