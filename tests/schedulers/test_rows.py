@@ -79,3 +79,37 @@ def test_a_step_by_row_tensor_is_one_graph(name):
     other = torch.tensor([4, 1]), *given[1:]
     for made, expected in zip(graph(*other), step(*other), strict=True):
         assert torch.allclose(made, expected, atol=1e-6)
+
+
+COMPILED = [*((name, {}, {}) for name in PLANS),
+            ("DDIMScheduler", {"thresholding": True}, {"eta": 1.0}),
+            ("DDIMScheduler", {"clip_sample": True}, {"eta": 0.5, "use_clipped_model_output": True}),
+            ("DDPMScheduler", {"variance_type": "learned_range"}, {}), ("DDPMScheduler", {"variance_type": "learned"}, {}),
+            ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", "thresholding": True}, {}),
+            ("DPMSolverMultistepScheduler", {"variance_type": "learned_range", "solver_order": 3}, {}),
+            ("EulerDiscreteScheduler", {"prediction_type": "v_prediction"}, {"s_churn": 20.0}),
+            ("HeunDiscreteScheduler", {"clip_sample": True}, {}), ("EDMEulerScheduler", {}, {"s_churn": 20.0}),
+            ("PNDMScheduler", {"skip_prk_steps": True}, {}), ("TCDScheduler", {"thresholding": True}, {"eta": 1.0})]
+
+
+@pytest.mark.parametrize(("name", "config", "options"), COMPILED, ids=str)
+def test_steps_compile_whole(name, config, options):
+    """Three steps are one graph of `torch.compile`, by row numbers and by rows of each sample, and it is right."""
+    table = getattr(schedulers, name)(**config).table(6, **options)
+    x, generator = torch.randn(2, 3, 4, 4), torch.Generator().manual_seed(0)
+    channels = 6 if str(config.get("variance_type")).startswith("learned") else 3
+    outputs, noises = torch.rand(3, 2, channels, 4, 4, generator=generator), torch.randn(3, *x.shape, generator=generator)
+    table.columns(x.device)
+
+    def steps(x, outputs, noises, state, of_rows):
+        alone = together = x
+        for i in range(3):
+            alone = table.step(i, outputs[i], alone, state, noises[i] if table.draws_noise(i) else None)
+            together = table.step(torch.tensor([i, i]), outputs[i], together, of_rows, noises[i])
+        return alone, together
+
+    expected, _ = steps(x, outputs, noises, table.new_state(), table.new_state())
+    torch._dynamo.reset()
+    compiled = torch.compile(steps, fullgraph=True, backend="eager")
+    for made in compiled(x, outputs, noises, list(table.new_state()), list(table.new_state())):
+        torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-5)

@@ -67,6 +67,17 @@ def test_defaults_do_not_leak(one):
 
 
 @every_name
+def test_entries_of_others_change_nothing(one):
+    """They are kept in the config, but steps are those of the class's own. Once, a foreign `timestep_spacing` placed levels."""
+    scheduler, told = unusual(one)
+    for other in NAMES:
+        cls = type(make(other))
+        plain = cls(**{key: value for key, value in told.items() if key in make(other).config}).table(7)
+        made = cls.from_config(scheduler.config).table(7)
+        assert made.steps == plain.steps and made.timesteps.equal(plain.timesteps), other
+
+
+@every_name
 def test_there_and_back(one):
     scheduler, _ = unusual(one)
     told = json.loads(scheduler.to_json_string())

@@ -4,34 +4,25 @@ from __future__ import annotations
 
 from .base import Scheduler, SchedulerOutput
 from .consistency import CMStochasticIterativeScheduler, SCMScheduler
-from .cosine_dpmsolver_multistep import CosineDPMSolverMultistepScheduler
-from .ddim import DDIMScheduler
-from .ddim_inverse import DDIMInverseScheduler
-from .ddpm import DDPMScheduler
-from .deis_multistep import DEISMultistepScheduler
+from .ddim import DDIMInverseScheduler, DDIMParallelScheduler, DDIMScheduler
+from .ddpm import DDPMParallelScheduler, DDPMScheduler, UnCLIPScheduler
 from .discrete import AmusedScheduler, VQDiffusionScheduler
-from .dpmsolver_multistep import DPMSolverMultistepScheduler
-from .dpmsolver_multistep_inverse import DPMSolverMultistepInverseScheduler
-from .dpmsolver_sde import DPMSolverSDEScheduler
-from .dpmsolver_singlestep import DPMSolverSinglestepScheduler
-from .edm import EDMDPMSolverMultistepScheduler, EDMEulerScheduler
-from .euler import EulerDiscreteScheduler
-from .euler_ancestral import EulerAncestralDiscreteScheduler
-from .files import SchedulerMixin
+from .dpmsolver import (
+    DEISMultistepScheduler,
+    DPMSolverMultistepInverseScheduler,
+    DPMSolverMultistepScheduler,
+    DPMSolverSinglestepScheduler,
+)
+from .edm import CosineDPMSolverMultistepScheduler, EDMDPMSolverMultistepScheduler, EDMEulerScheduler
+from .entries import SchedulerMixin
+from .euler import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
 from .flow_match import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, FlowMatchLCMScheduler
-from .heun import HeunDiscreteScheduler
-from .ipndm import IPNDMScheduler
-from .kdpm2 import KDPM2AncestralDiscreteScheduler, KDPM2DiscreteScheduler
-from .lcm import LCMScheduler
-from .lms import LMSDiscreteScheduler
-from .parallel import DDIMParallelScheduler, DDPMParallelScheduler
-from .pndm import PNDMScheduler
+from .heun import DPMSolverSDEScheduler, HeunDiscreteScheduler, KDPM2AncestralDiscreteScheduler, KDPM2DiscreteScheduler
+from .lcm import LCMScheduler, TCDScheduler
+from .pndm import IPNDMScheduler, LMSDiscreteScheduler, PNDMScheduler
 from .repaint import RePaintScheduler
-from .sasolver import SASolverScheduler
 from .score_sde_ve import ScoreSdeVeScheduler
-from .tcd import TCDScheduler
-from .unclip import UnCLIPScheduler
-from .unipc_multistep import UniPCMultistepScheduler
+from .unipc import SASolverScheduler, UniPCMultistepScheduler
 
 ALL: tuple[type[Scheduler], ...] = (
     CMStochasticIterativeScheduler, CosineDPMSolverMultistepScheduler,

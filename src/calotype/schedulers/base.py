@@ -1,14 +1,13 @@
 """The scheduler that people know, as a thin shell over tables.
 
-A solver's class says which levels it visits (`levels`) and how rows follow from them (`rows`); everything else is here, and,
-for models trained on a list of betas, in `betas.py`. `table` is pure, and is what the library's own loop uses;
-`set_timesteps` and `step`, for loops of one's own, keep a table and a place in it on the object.
+A solver's class says which levels it visits (`levels`) and which row it makes of each (`row`, or `rows` of all at once).
+`table` is pure, and is what the library's own loop uses; `set_timesteps` and `step`, for loops of one's own, keep a table and a
+place in it on the object.
 """
 
 from __future__ import annotations
 
 import inspect
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,7 +19,7 @@ from torch import Tensor
 from ..outputs import Output
 from ..randomness import Generators
 from ..words import check_choice, check_keywords
-from .files import SchedulerMixin
+from .entries import SchedulerMixin
 from .noise import Array, Levels
 from .prediction import PREDICTION_TYPES, Prediction, make_clip, read_prediction
 from .table import Memory, Row, State, Table
@@ -28,12 +27,7 @@ from .table import Memory, Row, State, Table
 
 @dataclass
 class SchedulerOutput(Output):
-    """What a step returns.
-
-    Attributes:
-        prev_sample: [B, …] the next, less noisy sample: what the model gets next.
-        pred_original_sample: [B, …] the clean sample as this step sees it; for previews.
-    """
+    """What a step returns: the next sample, and the clean sample as this step sees it, for previews; both [B, …]."""
 
     prev_sample: Tensor
     pred_original_sample: Tensor | None = None
@@ -50,66 +44,79 @@ def checked_steps(steps: Any, most: int | None = None) -> int:
 class Scheduler(SchedulerMixin):
     """Base of all schedulers that are tables."""
 
-    memory: Memory = "x0"
-    """What rows mix of a model output: the clean sample, the noise, or the output as it is."""
+    timesteps: Tensor  # [n] what the model is told, call by call
+    _current: Levels
 
-    timesteps: Tensor
-    """[n] what the model is told, call by call."""
+    # -- what a solver says ---------------------------------------------------------------------------------------------
 
-    # -- what a solver says -----------------------------------------------------------------------------------------
+    memory: Memory = "x0"  # what rows mix of a model output: the clean sample, the noise, or the output as it is
+    timestep_dtype: Any = np.int64
+    steps_at_once: ClassVar[bool] = False  # `step` works before `set_timesteps`, at every training timestep
+    placed_by: ClassVar[tuple[str, ...]] = ()  # what a caller may place the levels by, besides their number: timesteps, sigmas
+    sigmas_name_the_end: ClassVar[bool] = True  # a caller's last is where the trajectory ends, and not where the model is asked
+    input_is_ve: ClassVar[bool] = False  # samples are variance-exploding, and the model wants them scaled to unit variance
+    exposes_sigmas: ClassVar[bool] = False  # `sigmas` are the VE levels, though samples are not VE; none is without signal
+    tells_x0: ClassVar[bool] = True  # without `return_dict`, a step returns the clean sample too
+    prediction_types: ClassVar[tuple[str, ...]] = PREDICTION_TYPES  # what a model may predict
+    bounded: ClassVar[bool] = False  # there are no more steps than levels at which the model was trained
 
     def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None) -> Levels:
         """The levels of a trajectory of `steps` steps, or through the given timesteps or VE levels."""
         raise NotImplementedError
 
-    def rows(self, levels: Levels, **options: Any) -> list[Row]:
-        """One row a model call. `options` are those arguments of `step` that change weights (`eta`, `s_churn`, …)."""
+    def row(self, levels: Levels, i: int, **options: Any) -> Row:
+        """What the model call at level `i` leads to; `options` are the arguments of `step` that change weights (`eta`, …)."""
         raise NotImplementedError
 
-    steps_at_once: ClassVar[bool] = False
-    """`step` works before `set_timesteps`, at every training timestep."""
-
-    placed_by: ClassVar[tuple[str, ...]] = ()
-    """What a caller may place the levels by, besides their number: `"timesteps"`, `"sigmas"`."""
-
-    input_is_ve: ClassVar[bool] = False
-    """Samples are variance-exploding, and the model wants them scaled to unit variance."""
-
-    tells_x0: ClassVar[bool] = True
-    """Without `return_dict`, a step returns the clean sample too."""
-
-    exposes_sigmas: ClassVar[bool] = False
-    """`sigmas` are the VE levels, though samples are not variance-exploding; no level is without signal."""
-
-    sigmas_name_the_end: ClassVar[bool] = True
-    """The last of a caller's `sigmas` is where the trajectory ends, and not the last level at which the model is asked."""
-
-    prediction_types: ClassVar[tuple[str, ...]] = PREDICTION_TYPES
-    """What a model may predict."""
+    def rows(self, levels: Levels, **options: Any) -> list[Row]:
+        """One row a model call."""
+        return [self.row(levels, i, **options) for i in range(len(levels))]
 
     def prediction(self, levels: Levels) -> Prediction:
         """How the model's output is read at each level."""
-        return read_prediction(self.config.get("prediction_type", self.prediction_types[0]), levels)
+        return read_prediction(self._kind, levels)
 
-    # -- tables -------------------------------------------------------------------------------------------------------
+    @property
+    def highest_timestep(self) -> float:
+        """The timestep of pure noise."""
+        return len(self) - 1.0
 
-    def _prepare(self, training: Levels, most_steps: int | None = None) -> None:
-        """Set up; the end of every `__init__`.
+    def input_scale(self, levels: Levels) -> list[float]:
+        """[n] what the sample is multiplied by before the model sees it, row by row."""
+        deviation = np.hypot(levels.alpha * self._spread, levels.sigma)[:-1]
+        return (1 / deviation).tolist() if self.input_is_ve else [1.0] * len(levels)
 
-        Args:
-            training: the trajectory before `set_timesteps`.
-            most_steps: the number of levels that the model was trained at, where they are finitely many.
-        """
-        check_choice("prediction_type", self.config.get("prediction_type", self.prediction_types[0]), self.prediction_types)
-        self._clip = make_clip(self.config)  # now, while the config has no entries of other classes
-        self._most_steps = most_steps
+    def timesteps_of(self, levels: Levels, device: torch.device | str | None = None) -> Tensor:
+        """[n] the model's timesteps as a tensor: whole numbers where the solver's are."""
+        return torch.from_numpy(levels.timesteps.astype(self.timestep_dtype)).to(device)
+
+    def sigmas_of(self, levels: Levels) -> Array:
+        """The VE levels as the attribute `sigmas` lists them."""
+        return levels.sigma / levels.alpha
+
+    def initial_noise_scale(self, levels: Levels) -> float:
+        """The standard deviation of the noise in which a trajectory at its top level begins."""
+        return 1.0
+
+    def _prepare(self) -> None:
+        """Set up; the end of every `__init__`."""
+        self._own = self.config  # without the entries of other classes, which come later
+        self._kind = self.config.get("prediction_type", self.prediction_types[0])
+        check_choice("prediction_type", self._kind, self.prediction_types)
+        self._clip, self._spread = make_clip(self.config), self.config.get("sigma_data", 1.0)
         self.num_inference_steps: int | None = None
-        self._begin_index: int | None = None
-        self._place(training, None)
+        self.begin_index: int | None = None
+        self._tables: dict[tuple[Any, ...], Table] = {}  # of the current levels: the last few
+        self._place(self._training(), None)
 
-    def table(
-        self, num_inference_steps: int | None = None, *, timesteps: Any = None, sigmas: Any = None, begin: int = 0, **options: Any
-    ) -> Table:
+    def _training(self) -> Levels:
+        """The trajectory before `set_timesteps`."""
+        return self.levels(len(self))
+
+    # -- tables -----------------------------------------------------------------------------------------------------------
+
+    def table(self, num_inference_steps: int | None = None, *, timesteps: Any = None, sigmas: Any = None, begin: int = 0,
+              **options: Any) -> Table:
         """The table of one generation. Pure: nothing on the scheduler changes.
 
         Args:
@@ -129,16 +136,14 @@ class Scheduler(SchedulerMixin):
         return table
 
     def _tabulate(self, levels: Levels, options: dict[str, Any]) -> Table:
-        return Table(
-            levels, self.rows(levels, **options), self.prediction(levels), self.memory, self._clip,
-            self.timesteps_of(levels), [self.input_scale(levels, row) for row in range(len(levels))],
-            self.initial_noise_scale(levels),
-        )
+        return Table(levels, self.rows(levels, **options), self.prediction(levels), self.memory, self._clip,
+                     self.timesteps_of(levels), self.input_scale(levels), self.initial_noise_scale(levels))
 
     @classmethod
     def step_options(cls) -> set[str]:
         """The options of `table` and `step` that change this solver's weights."""
-        return set(inspect.signature(cls.rows).parameters) - {"self", "levels", "options"}
+        named = {name for method in (cls.rows, cls.row) for name in inspect.signature(method).parameters}
+        return named - {"self", "levels", "i", "options"}
 
     def _levels(self, steps: int | None, timesteps: Any, sigmas: Any, **where: Any) -> Levels:
         given = [name for name, value in (("timesteps", timesteps), ("sigmas", sigmas)) if value is not None]
@@ -154,58 +159,32 @@ class Scheduler(SchedulerMixin):
             if name == "timesteps" and not values[0] <= self.highest_timestep:
                 raise ValueError(f"timesteps must lie in [0, {self.highest_timestep:g}], and are {values.tolist()}")
             return self.levels(len(values), **{name: values}, **where)
-        return self.levels(checked_steps(steps, self._most_steps), **where)
+        return self.levels(checked_steps(steps, len(self) if self.bounded else None), **where)
 
-    @property
-    def highest_timestep(self) -> float:
-        """The timestep of pure noise."""
-        return float(self.config.num_train_timesteps - 1)
-
-    def input_scale(self, levels: Levels, row: int) -> float:
-        """What the sample is multiplied by before the model sees it, in row `row`."""
-        return 1 / math.hypot(levels.alpha[row], levels.sigma[row]) if self.input_is_ve else 1.0
-
-    def timesteps_of(self, levels: Levels, device: torch.device | str | None = None) -> Tensor:
-        """[n] the model's timesteps as a tensor: whole numbers where the solver's are."""
-        return torch.from_numpy(levels.timesteps.astype(np.int64)).to(device)
-
-    def sigmas_of(self, levels: Levels) -> Array:
-        """The VE levels as the attribute `sigmas` lists them."""
-        return levels.sigma / levels.alpha
-
-    def initial_noise_scale(self, levels: Levels) -> float:
-        """The standard deviation of the noise in which a trajectory at its top level begins."""
-        return 1.0
-
-    # -- loops of one's own -----------------------------------------------------------------------------------------
+    # -- loops of one's own -----------------------------------------------------------------------------------------------
 
     def _place(self, levels: Levels, device: torch.device | str | None) -> None:
-        self._current, self._times = levels, levels.timesteps.tolist()
+        if self._tables and not levels.equals(self._current):
+            self._tables = {}
+        self._current, self._times, self._scales = levels, levels.timesteps.tolist(), self.input_scale(levels)
         self.timesteps = self.timesteps_of(levels, device)
         self.init_noise_sigma = self.initial_noise_scale(levels)
         if self.input_is_ve or self.exposes_sigmas:
             self.sigmas = torch.from_numpy(self.sigmas_of(levels)).float()
-        self._restart()
+        self._row: int | None = None
+        self._first = 0  # the row at which the trajectory was entered
+        self._state: State | None = None
 
     def _table_from(self, first: int, options: dict[str, Any]) -> Table:
-        """The table of the current levels from row `first` on; the last few are kept."""
+        """The table of the current levels from row `first` on, with these options of `step`."""
         key = (first, *options.values())
         if key not in self._tables:
-            if len(self._tables) >= 8:
-                self._tables.clear()
+            self._tables = self._tables if len(self._tables) < 8 else {}
             self._tables[key] = self._tabulate(self._current.starting_at(first), options)
         return self._tables[key]
 
-    def _restart(self) -> None:
-        self._row: int | None = None
-        self._first = 0
-        self._tables: dict[tuple[Any, ...], Table] = {}
-        self._state: State | None = None
-
-    def set_timesteps(
-        self, num_inference_steps: int | None = None, device: torch.device | str | None = None, timesteps: Any = None,
-        sigmas: Any = None, **where: Any,
-    ) -> None:
+    def set_timesteps(self, num_inference_steps: int | None = None, device: torch.device | str | None = None,
+                      timesteps: Any = None, sigmas: Any = None, **where: Any) -> None:
         """Choose the levels by their number, or, for schedulers that can, by a list of them; and start again at the first.
 
         Args:
@@ -220,50 +199,35 @@ class Scheduler(SchedulerMixin):
             check_keywords(f"{type(self).__name__}.set_timesteps", where, inspect.signature(self.levels).parameters)
         levels = self._levels(num_inference_steps, timesteps, sigmas, **where)
         self.num_inference_steps = num_inference_steps or -(-len(levels) // self.order)
-        self._begin_index = None
+        self.begin_index = None
         self._place(levels, device)
 
-    def step(
-        self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, generator: Generators = None,
-        return_dict: bool = True, variance_noise: Tensor | None = None,
-    ) -> Any:
-        """The next sample, for the next model call.
+    def step(self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, generator: Generators = None,
+             return_dict: bool = True, variance_noise: Tensor | None = None) -> Any:
+        """The next sample [B, …], for the next model call: `SchedulerOutput`, or a tuple without `return_dict`.
 
         Args:
             model_output: [B, …] what the model said of `sample`; [B, 2C, …] where it learned variances too.
             timestep: one of `timesteps`: that at which the model was asked.
-            sample: [B, …]
             generator: draws the fresh noise, if any: one, or one for each sample (each is then what it would be alone).
             variance_noise: [B, …] the fresh noise instead.
-
-        Returns:
-            `SchedulerOutput`, or a tuple without `return_dict`.
         """
         return self._step(model_output, timestep, sample, generator, return_dict, variance_noise)
 
     @property
     def step_index(self) -> int | None:
-        """The row that the last `step` or `scale_model_input` used; `None` before the first."""
+        """The row that the last `step` used; `None` before the first."""
         return self._row
 
-    @property
-    def begin_index(self) -> int | None:
-        """The row at which the trajectory is entered, where `set_begin_index` said so."""
-        return self._begin_index
-
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Say which row the trajectory is entered at, instead of finding it by the first timestep."""
-        self._begin_index = begin_index
+        """Say which row the trajectory is entered at (`begin_index`), instead of finding it by the first timestep."""
+        self.begin_index = begin_index
 
     def index_for_timestep(self, timestep: float | Tensor) -> int:
-        """The first row whose timestep is `timestep`; of several, one that opens a step and not its second stage.
-
-        Raises:
-            ValueError: there is none; says which there are.
-        """
+        """The first row whose timestep is `timestep`; of several, one that opens a step. A `ValueError` if there is none."""
         found = self._rows_at(float(timestep))
         if not len(found):
-            listed = ", ".join(f"{t:g}" for t in self._current.timesteps[:8])
+            listed = ", ".join(f"{t:g}" for t in self._times[:8])
             raise ValueError(f"timestep {float(timestep):g} is not one of the scheduler's: {listed}, …")
         return int(min(found, key=lambda row: row % self.order > 0))
 
@@ -277,7 +241,7 @@ class Scheduler(SchedulerMixin):
 
         A timestep on an accelerator is trusted to be the next one, since reading it would wait for the device.
         """
-        following = self._begin_index or 0 if self._row is None else self._row + 1
+        following = self.begin_index or 0 if self._row is None else self._row + 1
         known = not isinstance(timestep, Tensor) or timestep.is_cpu
         if following < len(self._times) and (self._times[following] == float(timestep) if known else self._row is not None):
             return following
@@ -289,52 +253,53 @@ class Scheduler(SchedulerMixin):
             return sample
         if timestep is None:
             raise ValueError(f"{type(self).__name__}.scale_model_input needs the timestep")
-        return sample * self.input_scale(self._current, self._enter(timestep))
+        return sample * self._scales[self._enter(timestep)]
 
-    def _step(
-        self, output: Tensor, timestep: float | Tensor, sample: Tensor, generator: Generators,
-        return_dict: bool, noise: Tensor | None = None, **options: Any,
-    ) -> Any:
+    def _step(self, output: Tensor, timestep: float | Tensor, sample: Tensor, generator: Generators, return_dict: bool,
+              noise: Tensor | None = None, **options: Any) -> Any:
         if isinstance(generator, bool) or isinstance(return_dict, Tensor):
             raise TypeError("generator and return_dict are mixed up with other arguments: give return_dict by its name")
         if self.num_inference_steps is None and not self.steps_at_once:
             raise ValueError(f"call {type(self).__name__}.set_timesteps(num_inference_steps) before its step")
         row = self._enter(timestep)
-        if self._state is None or row != (self._row or 0) + 1 or self._row is None:
+        if self._row is None or row != self._row + 1:
             self._first, self._state = row, None
         table, i = self._table_from(self._first, options), row - self._first
         self._state = table.new_state() if self._state is None else self._state
         noise = table.draw(i, sample, generator, output.dtype, self._state) if noise is None else noise
-        x0 = table.denoised(i, table.mean_output(output), sample) if return_dict or self.tells_x0 else None
-        following = table.step(i, output, sample, self._state, noise, x0)
+        following, x0 = table.advance(i, output, sample, self._state, noise, tells_x0=return_dict or self.tells_x0)
         self._row = row
         x0 = x0 if x0 is None or x0.dtype is sample.dtype else x0.to(sample.dtype)
-        if return_dict:
-            return SchedulerOutput(following, x0)
-        return (following, x0) if self.tells_x0 else (following,)
+        return SchedulerOutput(following, x0) if return_dict else (following, x0) if self.tells_x0 else (following,)
 
-    # -- training and image-to-image ----------------------------------------------------------------------------------
+    # -- training and image-to-image ----------------------------------------------------------------------------------------
 
     def _levels_at(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """`alpha` and `sigma` of the rows at `timesteps`, shaped to multiply `like` [B, …]."""
-        current = self._current
-        rows = [self.index_for_timestep(t) for t in timesteps.reshape(-1).tolist()]
-        shape = (-1, *[1] * (like.ndim - 1))
-        alpha, sigma = (torch.from_numpy(level[rows]).to(like).reshape(shape) for level in (current.alpha, current.sigma))
+        """`alpha` and `sigma` at `timesteps`, shaped to multiply `like` [B, …]: a row's, or else those of training."""
+        at = timesteps.detach().to(like.device, torch.float64).reshape(-1)
+        current = np.stack([self._current.timesteps, self._current.alpha[:-1], self._current.sigma[:-1]])
+        known, *rows = torch.from_numpy(current).to(like.device)
+        away, row = (at[:, None] - known).abs().min(dim=1)
+        alpha, sigma = (torch.where(away < 1e-3, own[row], trained).reshape(-1, *[1] * (like.ndim - 1))
+                        for own, trained in zip(rows, self._trained_levels(at), strict=True))
+        return alpha, sigma
+
+    def _trained_levels(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """`alpha` and `sigma` [B] at any timesteps of training; here there are none but those of the rows."""
+        rows = [self.index_for_timestep(timestep) for timestep in timesteps.tolist()]
+        alpha, sigma = (torch.from_numpy(level[rows]).to(timesteps) for level in (self._current.alpha, self._current.sigma))
         return alpha, sigma
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Take clean samples to the level of `timesteps` ([B] or one): `alpha · x0 + sigma · noise`."""
         alpha, sigma = self._levels_at(timesteps, original_samples)
-        return alpha * original_samples + sigma * noise
+        return alpha.to(original_samples) * original_samples + sigma.to(noise) * noise
 
-    # -- config -------------------------------------------------------------------------------------------------------
+    def __len__(self) -> int:
+        return int(self.config.num_train_timesteps)
 
     @property
     def compatibles(self) -> list[type[Scheduler]]:
         from . import ALL
 
         return [*ALL]
-
-    def __len__(self) -> int:
-        return int(self.config.num_train_timesteps)

@@ -2,62 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..randomness import Generators
-from .table import State, Table
+from .table import Extended, State, Table
 
-
-class BrownianPath:
-    """A Brownian path over levels from `low` to `high`: from one seed, or one for each sample of the batch.
-
-    The path is that of `torchsde`, whose increments depend on the seed and the two ends alone, and not on what was asked
-    before. So equal seeds are equal pictures.
-    """
-
-    def __init__(self, like: Tensor, dtype: torch.dtype, low: float, high: float, seeds: int | Sequence[int]):
-        from torchsde import BrownianTree
-
-        if not isinstance(seeds, int) and len(seeds) != len(like):
-            raise ValueError(f"{len(seeds)} seeds or generators for a batch of {len(like)}; give one, or one for each sample")
-        self._alone, self._low, self._high = isinstance(seeds, int), low, high
-        nowhere = torch.zeros(like.shape if self._alone else like.shape[1:], dtype=dtype, device=like.device)
-        ends = [torch.tensor(level, dtype=torch.float32) for level in (low, high)]
-        self._trees = [BrownianTree(ends[0], nowhere, ends[1], entropy=seed)
-                       for seed in ([seeds] if isinstance(seeds, int) else seeds)]
-
-    def increment(self, start: float, end: float) -> Tensor:
-        """From level `start` to the lower `end`, as noise of unit variance [B, …]."""
-        low, high = (torch.tensor(level, dtype=torch.float32) for level in (max(end, self._low), min(start, self._high)))
-        increments = [tree(low, high) / -(high - low).sqrt() for tree in self._trees]
-        return increments[0] if self._alone else torch.stack(increments)
+Tree = Callable[[Tensor, Tensor], Tensor]
 
 
 class _Remembered(list["Tensor | None"]):
-    """The state of a generation, and its path."""
+    """The state of a generation, and its path, or the paths of its samples."""
 
-    path: BrownianPath | None = None
+    trees: Sequence[Tree] = ()
 
 
-class BrownianTable(Table):
-    """A table that draws the noise of row `i` from a path, between the levels `spans[i]`.
+class BrownianTable(Extended):
+    """A table that draws the noise of row `i` from a path between levels `ends` (low, high), on its way from and to `spans[i]`.
 
-    Args:
-        ends: the lowest and the highest level of the path.
-        seeds: of the path, or of each sample's; `None` takes them from the generator of a generation.
+    The path is that of `torchsde`, whose increments depend on the seed and the two ends alone, and not on what was asked
+    before: equal seeds are equal pictures. `seeds` are of the path, or of each sample's; `None` takes the generator's.
     """
 
-    def __init__(
-        self, table: Table, spans: Sequence[tuple[float, float]], ends: tuple[float, float], seeds: int | Sequence[int] | None
-    ):
+    def __init__(self, table: Table, spans: Sequence[tuple[float, float]], ends: tuple[float, float],
+                 seeds: int | Sequence[int] | None = None):
         try:
             import torchsde  # noqa: F401
         except ImportError as error:
             raise ImportError("the noise of this scheduler needs torchsde: pip install 'calotype[sde]'") from error
-        self.__dict__.update(table.__dict__)
+        super().__init__(table)
         self._spans, self._ends, self._seeds = spans, ends, seeds
 
     def new_state(self) -> State:
@@ -67,17 +43,31 @@ class BrownianTable(Table):
         if not self.draws_noise(i):
             return None
         assert isinstance(state, _Remembered)
-        if state.path is None:
-            if isinstance(generator, (list, tuple)) and len(generator) != len(x):
-                raise ValueError(f"{len(generator)} generators for a batch of {len(x)}; give one, or one for each sample")
-            seeds = self.seeds_of(generator) if self._seeds is None else self._seeds
-            state.path = BrownianPath(x, dtype, *self._ends, seeds)
-        return state.path.increment(*self._spans[i])
+        sources = generator if self._seeds is None else self._seeds
+        alone = not isinstance(sources, Sequence)
+        each: Sequence[Any] = [sources] if alone else sources  # type: ignore[assignment]
+        if not alone and len(each) != len(x):
+            raise ValueError(f"{len(each)} generators for a batch of {len(x)}, or seeds; give one, or one for each sample")
+        state.trees = state.trees or [self._tree(source, x if alone else x[0], dtype) for source in each]
+        (start, end), (lowest, highest) = self._spans[i], self._ends
+        low, high = torch.tensor([max(end, lowest), min(start, highest)], dtype=torch.float32)
+        increments = [tree(low, high) / -(high - low).sqrt() for tree in state.trees]
+        return increments[0] if alone else torch.stack(increments)
 
-    def seeds_of(self, generator: Generators) -> int | list[int]:
-        """One drawn from each generator."""
+    def _tree(self, source: int | torch.Generator | None, like: Tensor, dtype: torch.dtype) -> Tree:
+        from torchsde import BrownianTree
 
-        def seed(one: torch.Generator | None) -> int:
-            return int(torch.randint(2**63 - 1, (), generator=one, device=one.device if one else None))
+        low, high = torch.tensor(self._ends, dtype=torch.float32)
+        seed = source if isinstance(source, int) else self.seed_of(source)
+        return BrownianTree(low, torch.zeros(like.shape, dtype=dtype, device=like.device), high, entropy=seed)
 
-        return [seed(one) for one in generator] if isinstance(generator, (list, tuple)) else seed(generator)
+    def seed_of(self, generator: torch.Generator | None) -> int:
+        """One drawn from it."""
+        return int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device if generator else None))
+
+
+class SeededTable(BrownianTable):
+    """A table whose path has the seed with which a generator was made; the generator is left alone."""
+
+    def seed_of(self, generator: torch.Generator | None) -> int:
+        return generator.initial_seed() if generator else super().seed_of(generator)

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import register_to_config
 from .base import Scheduler
+from .entries import takes
 from .noise import Array, Levels, karras_ramp
 from .prediction import Prediction, read_preconditioned
 from .table import Row
-from .ve import ve_levels
 
 
+@takes(num_train_timesteps=40, sigma_min=0.002, sigma_max=80.0, sigma_data=0.5, s_noise=1.0, rho=7.0, clip_denoised=True)
 class CMStochasticIterativeScheduler(Scheduler):
     """Multistep consistency sampling (Song et al. 2023, algorithm 1). Its levels are some of a ramp of Karras et al. 2022.
 
@@ -26,54 +25,36 @@ class CMStochasticIterativeScheduler(Scheduler):
     `c_out = d (sigma - sigma_min) / sqrt(sigma² + d²)` and `d = sigma_data` (appendix C). The model is told
     `250 log(sigma)`. Begin with noise times `init_noise_sigma`, and call `scale_model_input`.
 
-    Args:
-        num_train_timesteps: the length of the ramp; a caller's timestep `k`, of a falling list, is for its place `k`, counted
-            from the noisy end, and the lowest comes first.
-        sigma_min, sigma_max: the ramp's ends.
-        sigma_data: the deviation of clean samples.
-        s_noise: scales the fresh noise.
-        rho: the ramp's exponent.
-        clip_denoised: clip clean samples to [-1, 1].
+    The ramp has `num_train_timesteps` levels; a caller's timestep `k`, of a falling list, is for its place `k`, counted from the
+    noisy end, and the lowest comes first.
     """
 
     input_is_ve = True
     tells_x0 = False
+    bounded = True
     placed_by = ("timesteps",)
-
-    @register_to_config
-    def __init__(
-        self, num_train_timesteps: int = 40, sigma_min: float = 0.002, sigma_max: float = 80.0, sigma_data: float = 0.5,
-        s_noise: float = 1.0, rho: float = 7.0, clip_denoised: bool = True,
-    ):
-        self._prepare(self.levels(num_train_timesteps), num_train_timesteps)
-        self._clip = partial(torch.clamp, min=-1.0, max=1.0) if clip_denoised else None
+    timestep_dtype = np.float64
 
     def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None) -> Levels:
-        config = self.config
-        places = np.arange(steps) * (config.num_train_timesteps // steps) if timesteps is None else timesteps[::-1].astype(int)
-        sigmas = karras_ramp(config.sigma_max, config.sigma_min, config.num_train_timesteps, config.rho)[places]
-        levels = ve_levels(places, sigmas, config.sigma_min)
-        return Levels(250 * np.log(sigmas), levels.alpha, levels.sigma)  # told in double precision
+        config, count = self.config, len(self)
+        places = np.arange(steps) * (count // steps) if timesteps is None else timesteps[::-1].astype(int)
+        sigmas = karras_ramp(config.sigma_max, config.sigma_min, count, config.rho)[places]
+        ends = np.append(sigmas, config.sigma_min)
+        return Levels(250 * np.log(sigmas), np.ones_like(ends), ends)
 
     def prediction(self, levels: Levels) -> Prediction:
         return read_preconditioned(levels.sigma[:-1], self.config.sigma_data, sigma_min=self.config.sigma_min)
 
-    def rows(self, levels: Levels, **options: Any) -> list[Row]:
+    def row(self, levels: Levels, i: int, **options: Any) -> Row:
         """`x' = x0 + s_noise · sqrt(sigma'² - sigma_min²) · fresh`; nothing is drawn if there is one step in all."""
-        spread = self.config.s_noise * np.sqrt(np.maximum(levels.sigma[1:] ** 2 - self.config.sigma_min**2, 0))
-        alone = levels.begin + len(levels) == 1
-        return [Row(x={}, m={i: 1.0}, noise=None if alone else float(spread[i])) for i in range(len(levels))]
-
-    def input_scale(self, levels: Levels, row: int) -> float:
-        return 1 / math.hypot(levels.sigma[row], self.config.sigma_data)
-
-    def timesteps_of(self, levels: Levels, device: torch.device | str | None = None) -> Tensor:
-        return torch.from_numpy(levels.timesteps.copy()).to(device)
+        spread = self.config.s_noise * math.sqrt(max(levels.sigma[i + 1] ** 2 - self.config.sigma_min**2, 0))
+        return Row(x={}, m={i: 1.0}, noise=None if levels.begin + len(levels) == 1 else spread)
 
     def initial_noise_scale(self, levels: Levels) -> float:
         return float(self.config.sigma_max)
 
 
+@takes(num_train_timesteps=1000, prediction_type="trigflow", sigma_data=0.5)
 class SCMScheduler(Scheduler):
     """Multistep consistency sampling on trigonometric flow (Lu & Song 2024), as SANA-Sprint has it.
 
@@ -83,18 +64,14 @@ class SCMScheduler(Scheduler):
     """
 
     prediction_types: ClassVar[tuple[str, ...]] = ("trigflow",)
+    bounded = True
     placed_by = ("timesteps",)
+    timestep_dtype = np.float32
     highest_timestep = 1.5708
     middle: ClassVar[float] = 1.3
 
-    @register_to_config
-    def __init__(self, num_train_timesteps: int = 1000, prediction_type: str = "trigflow", sigma_data: float = 0.5):
-        self._prepare(self.levels(num_train_timesteps), num_train_timesteps)
-
-    def levels(
-        self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None, max_timesteps: float = highest_timestep,
-        intermediate_timesteps: float = middle,
-    ) -> Levels:
+    def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None,
+               max_timesteps: float = highest_timestep, intermediate_timesteps: float = middle) -> Levels:
         if not 0 < max_timesteps <= self.highest_timestep:
             raise ValueError(f"max_timesteps is {max_timesteps}, but must be above 0 and at most {self.highest_timestep}")
         if timesteps is None and steps == 2 and intermediate_timesteps:
@@ -114,23 +91,18 @@ class SCMScheduler(Scheduler):
         cos, sin = np.cos(levels.timesteps), np.sin(levels.timesteps)
         return Prediction(cos, -sin, sin / self.config.sigma_data, cos / self.config.sigma_data)
 
-    def rows(self, levels: Levels, **options: Any) -> list[Row]:
+    def row(self, levels: Levels, i: int, **options: Any) -> Row:
         """`x' = cos(t') · x0 + sin(t') · sigma_data · fresh`; drawn in the last step too."""
-        return [Row(x={}, m={i: levels.alpha[i + 1]}, noise=levels.sigma[i + 1]) for i in range(len(levels))]
-
-    def timesteps_of(self, levels: Levels, device: torch.device | str | None = None) -> Tensor:
-        return torch.from_numpy(levels.timesteps.astype(np.float32)).to(device)
+        return Row(x={}, m={i: levels.alpha[i + 1]}, noise=levels.sigma[i + 1])
 
     def _place(self, levels: Levels, device: torch.device | str | None) -> None:
         super()._place(levels, device)
         end = math.atan2(levels.sigma[-1] / self.config.sigma_data, levels.alpha[-1])
         self.timesteps = torch.cat([self.timesteps, self.timesteps.new_tensor([end])])
 
-    def set_timesteps(  # type: ignore[override]
-        self, num_inference_steps: int, timesteps: Sequence[float] | Tensor | None = None,
-        device: str | torch.device | None = None, max_timesteps: float | None = highest_timestep,
-        intermediate_timesteps: float | None = middle,
-    ) -> None:
+    def set_timesteps(self, num_inference_steps: int, timesteps: Sequence[float] | Tensor | None = None,  # type: ignore[override]
+                      device: str | torch.device | None = None, max_timesteps: float | None = highest_timestep,
+                      intermediate_timesteps: float | None = middle) -> None:
         """Choose the timesteps, and start again at the first.
 
         Args:

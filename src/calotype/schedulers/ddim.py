@@ -1,65 +1,48 @@
-"""DDIM: the deterministic (or, with `eta`, partly stochastic) solver of Song et al. 2021."""
+"""DDIM: the deterministic (or, with `eta`, partly stochastic) solver of Song, Meng & Ermon 2021, both ways and in parallel."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from ..config import register_to_config
 from ..randomness import Generators
+from .base import Scheduler
 from .betas import BetaScheduler
+from .entries import BETAS, takes
 from .noise import Array, Levels
 from .table import Row
 
 
+@takes(**BETAS, clip_sample=True, set_alpha_to_one=True, steps_offset=0, prediction_type="epsilon", thresholding=False,
+       dynamic_thresholding_ratio=0.995, clip_sample_range=1.0, sample_max_value=1.0, timestep_spacing="leading",
+       rescale_betas_zero_snr=False)
 class DDIMScheduler(BetaScheduler):
     """Denoising diffusion implicit models (Song, Meng & Ermon 2021), equation 12. First order.
 
     Each step goes to the next entry of `timesteps`, whatever the spacing, and the last one to `final_alpha_cumprod`.
-
-    Args:
-        set_alpha_to_one: end at a clean sample; otherwise at training timestep 0.
     """
-
-    @register_to_config
-    def __init__(
-        self, num_train_timesteps: int = 1000, beta_start: float = 0.0001, beta_end: float = 0.02,
-        beta_schedule: str = "linear", trained_betas: Sequence[float] | None = None, clip_sample: bool = True,
-        set_alpha_to_one: bool = True, steps_offset: int = 0, prediction_type: str = "epsilon",
-        thresholding: bool = False, dynamic_thresholding_ratio: float = 0.995, clip_sample_range: float = 1.0,
-        sample_max_value: float = 1.0, timestep_spacing: str = "leading", rescale_betas_zero_snr: bool = False,
-    ):
-        self._prepare()
 
     def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None) -> Levels:
         times = self.noise_schedule.spaced(self.config.timestep_spacing, steps, self.config.steps_offset).round()
-        final = 1.0 if self.config.set_alpha_to_one else self.noise_schedule.alphas_cumprod[0]
-        return self.noise_schedule.vp_levels(times, final)
+        return self.noise_schedule.vp_levels(times, float(self.final_alpha_cumprod))
 
-    def rows(self, levels: Levels, eta: float = 0.0, use_clipped_model_output: bool = False, **options: Any) -> list[Row]:
+    def row(self, levels: Levels, i: int, eta: float = 0.0, use_clipped_model_output: bool = False, **options: Any) -> Row:
         """Equation 12: `x' = alpha' · x0 + sqrt(sigma'² - s²) · noise + s · fresh`, with `s` by equation 16."""
-        alpha, sigma = levels.alpha, levels.sigma
-        rows = []
-        for i in range(len(levels)):
-            kept = (alpha[i] / alpha[i + 1]) ** 2
-            spread = eta * sigma[i + 1] / sigma[i] * np.sqrt(1 - kept)
-            direction = np.sqrt(np.maximum(sigma[i + 1] ** 2 - spread**2, 0))
-            fresh = spread if eta > 0 else None
-            if use_clipped_model_output:  # the noise that goes with the clipped x0: (x - alpha · x0) / sigma
-                along = direction / sigma[i]
-                rows.append(Row(x={i: along}, m={i: alpha[i + 1] - along * alpha[i]}, noise=fresh))
-            else:
-                rows.append(Row(x={}, m={i: alpha[i + 1]}, raw_noise=direction, noise=fresh))
-        return rows
+        (alpha, following), (sigma, sigma_following) = levels.alpha[i : i + 2], levels.sigma[i : i + 2]
+        spread = eta * sigma_following / sigma * np.sqrt(1 - (alpha / following) ** 2)
+        direction = np.sqrt(np.maximum(sigma_following**2 - spread**2, 0))
+        fresh = spread if eta > 0 else None
+        if not use_clipped_model_output:
+            return Row(x={}, m={i: following}, raw_noise=direction, noise=fresh)
+        along = direction / sigma  # the noise that goes with the clipped x0: (x - alpha · x0) / sigma
+        return Row(x={i: along}, m={i: following - along * alpha}, noise=fresh)
 
-    def step(  # type: ignore[override]
-        self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, eta: float = 0.0,
-        use_clipped_model_output: bool = False, generator: Generators = None, variance_noise: Tensor | None = None,
-        return_dict: bool = True,
-    ) -> Any:
+    def step(self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, eta: float = 0.0,  # type: ignore[override]
+             use_clipped_model_output: bool = False, generator: Generators = None, variance_noise: Tensor | None = None,
+             return_dict: bool = True) -> Any:
         """The sample [B, …] at the next timestep.
 
         Args:
@@ -69,3 +52,49 @@ class DDIMScheduler(BetaScheduler):
         """
         return self._step(model_output, timestep, sample, generator, return_dict, variance_noise,
                           eta=eta, use_clipped_model_output=use_clipped_model_output)
+
+
+def batch_step(scheduler: Scheduler, output: Tensor, timesteps: Tensor, sample: Tensor, **options: Any) -> Tensor:
+    """One step without fresh noise, each sample of the batch by the row of its own timestep."""
+    table = scheduler._table_from(0, options)
+    rows = torch.tensor([scheduler.index_for_timestep(t) for t in timesteps.tolist()], device=sample.device)
+    return table.step(rows, output, sample, table.new_state())
+
+
+class DDIMParallelScheduler(DDIMScheduler):
+    """`DDIMScheduler`, and `batch_step_no_noise` for Picard iterations over a window of timesteps (Shih et al. 2023)."""
+
+    def batch_step_no_noise(self, model_output: Tensor, timesteps: Tensor, sample: Tensor, eta: float = 0.0,
+                            use_clipped_model_output: bool = False) -> Tensor:
+        """The mean of each sample's next [B, …], at its own of `timesteps` [B], in any order; the noise of `eta` is left out."""
+        return batch_step(self, model_output, timesteps, sample, eta=eta, use_clipped_model_output=use_clipped_model_output)
+
+
+@takes(**BETAS, clip_sample=True, set_alpha_to_one=True, steps_offset=0, prediction_type="epsilon", clip_sample_range=1.0,
+       timestep_spacing="leading", rescale_betas_zero_snr=False)
+class DDIMInverseScheduler(DDIMScheduler):
+    """Encodes a clean sample: the ODE of DDIM towards noise (Song, Meng & Ermon 2021, equation 14 reversed). First order.
+
+    Visits the levels of DDIM in the opposite order. `timesteps` rise, and a call is told the timestep that its step goes to
+    (the model is asked at the noisier end, as Mokady et al. 2023 do for null-text inversion).
+
+    A model of the clean sample says nothing about noise where there is none, so with `prediction_type="sample"` the first
+    sample counts as one at training timestep 0.
+    """
+
+    step = Scheduler.step  # type: ignore[assignment]  # without `eta`
+
+    def _training(self) -> Levels:
+        return self.noise_schedule.training_levels().turned()
+
+    def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None) -> Levels:
+        falling = super().levels(steps)
+        alpha, sigma = falling.alpha[::-1].copy(), falling.sigma[::-1].copy()
+        if self.config.prediction_type == "sample":
+            kept = self.noise_schedule.alphas_cumprod[0]
+            alpha[0], sigma[0] = kept**0.5, (1 - kept) ** 0.5
+        return Levels(falling.timesteps[::-1].copy(), alpha, sigma)
+
+    def row(self, levels: Levels, i: int, **options: Any) -> Row:  # type: ignore[override]
+        """`x' = alpha' · x0 + sigma' · noise`."""
+        return Row(x={}, m={i: levels.alpha[i + 1]}, raw_noise=levels.sigma[i + 1])

@@ -1,7 +1,4 @@
-"""Samplers of pictures that are tokens: a model says how likely each token is, and steps draw from that.
-
-They are no tables: what is weighted are probabilities, and each step draws tokens.
-"""
+"""Samplers of pictures that are tokens: a model says how likely each token is, and steps draw from that. They are no tables."""
 
 from __future__ import annotations
 
@@ -16,10 +13,9 @@ from torch import Tensor
 from ..config import register_to_config
 from ..words import check_choice
 from .base import SchedulerOutput, checked_steps
-from .files import SchedulerMixin
+from .entries import SchedulerMixin
 
-_NEVER = 1e-30
-"""Stands for a probability of 0 where logarithms are taken."""
+_NEVER = 1e-30  # stands for a probability of 0 where logarithms are taken
 
 
 class VQDiffusionScheduler(SchedulerMixin):
@@ -36,10 +32,8 @@ class VQDiffusionScheduler(SchedulerMixin):
     """
 
     @register_to_config
-    def __init__(
-        self, num_vec_classes: int, num_train_timesteps: int = 100, alpha_cum_start: float = 0.99999,
-        alpha_cum_end: float = 0.000009, gamma_cum_start: float = 0.000009, gamma_cum_end: float = 0.99999,
-    ):
+    def __init__(self, num_vec_classes: int, num_train_timesteps: int = 100, alpha_cum_start: float = 0.99999,
+                 alpha_cum_end: float = 0.000009, gamma_cum_start: float = 0.000009, gamma_cum_end: float = 0.99999):
         if num_vec_classes < 2:
             raise ValueError(f"num_vec_classes is {num_vec_classes}, but must be at least 2: one token, and the mask")
         self.num_embed, self.mask_class = num_vec_classes, num_vec_classes - 1
@@ -58,12 +52,11 @@ class VQDiffusionScheduler(SchedulerMixin):
         self.timesteps = torch.arange(self.num_inference_steps, device=device).flip(0)
 
     def q_posterior(self, log_p_x_0: Tensor, x_t: Tensor, t: int | Tensor) -> Tensor:
-        """How likely each token is one step before `t`: `Σ_x0 q(x_before | x_t, x_0) p(x_0 | x_t)`.
+        """How likely each token is one step before `t` (one, or [B]): `Σ_x0 q(x_before | x_t, x_0) p(x_0 | x_t)`.
 
         Args:
             log_p_x_0: [B, K, N] what the model says of the clean tokens, which are never masked.
             x_t: [B, N] the tokens.
-            t: a timestep, or [B] one of each sample.
 
         Returns:
             [B, K + 1, N] logarithms of probabilities; the last is that of the mask.
@@ -80,15 +73,11 @@ class VQDiffusionScheduler(SchedulerMixin):
         unmasked = torch.logaddexp(clean + kept_before, total + replaced_before) + last
         return torch.cat([unmasked, (total + masked_before).masked_fill(~is_masked, -math.inf)], dim=1)
 
-    def step(
-        self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, generator: torch.Generator | None = None,
-        return_dict: bool = True,
-    ) -> Any:
-        """The tokens one step before, drawn from `q_posterior`; at timestep 0, where that is the same, from the model's output.
+    def step(self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, generator: torch.Generator | None = None,
+             return_dict: bool = True) -> Any:
+        """The tokens one step before `sample` [B, N], drawn from `q_posterior`; at timestep 0 that is the model's output.
 
-        Args:
-            model_output: [B, K, N] logarithms of the probabilities of the clean tokens; the pipeline truncates them.
-            sample: [B, N] the tokens.
+        `model_output` [B, K, N] are logarithms of the probabilities of the clean tokens; the pipeline truncates them.
         """
         _row(self.timesteps, timestep)
         logs = model_output if int(timestep) == 0 else self.q_posterior(model_output, sample, timestep)
@@ -99,9 +88,7 @@ class VQDiffusionScheduler(SchedulerMixin):
 class AmusedScheduler(SchedulerMixin):
     """MaskGIT (Chang et al. 2022, section 3.2): draw all tokens at once, keep the surest, mask the rest and ask again.
 
-    Args:
-        mask_token_id: the token that is a mask.
-        masking_schedule: the share of masked tokens falls like a `"cosine"` or `"linear"`.
+    `mask_token_id` is the token that is a mask; the share of masked tokens falls like a `"cosine"` or `"linear"`.
     """
 
     timesteps: Tensor
@@ -112,10 +99,8 @@ class AmusedScheduler(SchedulerMixin):
     def __init__(self, mask_token_id: int, masking_schedule: str = "cosine"):
         check_choice("masking_schedule", masking_schedule, ("cosine", "linear"))
 
-    def set_timesteps(
-        self, num_inference_steps: int, temperature: float | Sequence[float] = (2, 0),
-        device: torch.device | str | None = None,
-    ) -> None:
+    def set_timesteps(self, num_inference_steps: int, temperature: float | Sequence[float] = (2, 0),
+                      device: torch.device | str | None = None) -> None:
         """Choose the number of steps, and `temperature` at the first and the last; one number falls to 0.01."""
         steps = checked_steps(num_inference_steps)
         ends = tuple(temperature) if isinstance(temperature, Sequence) else (temperature, 0.01)
@@ -129,28 +114,21 @@ class AmusedScheduler(SchedulerMixin):
         done = torch.tensor(row + 1, dtype=torch.float32) / len(self.timesteps)
         return 1 - done if self.config.masking_schedule == "linear" else torch.cos(done * math.pi / 2)
 
-    def step(
-        self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, starting_mask_ratio: float = 1.0,
-        generator: torch.Generator | None = None, return_dict: bool = True,
-    ) -> Any:
-        """The tokens after the next draw.
+    def step(self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, starting_mask_ratio: float = 1.0,
+             generator: torch.Generator | None = None, return_dict: bool = True) -> Any:
+        """The tokens after the next draw, and, as `pred_original_sample`, the draw with nothing masked again.
 
         Args:
             model_output: [B, K, H, W] the logits of each token, or [B, N, K].
             sample: [B, H, W] or [B, N] the tokens, some of them masked.
             starting_mask_ratio: the share of tokens that was masked at the first step.
-
-        Returns:
-            `SchedulerOutput`, whose `pred_original_sample` is the draw with nothing masked again.
         """
-        row, mask = self._row(timestep), self.config.mask_token_id
+        row, mask, tokens = self._row(timestep), self.config.mask_token_id, sample.flatten(1)
         logits = model_output.flatten(2).transpose(1, 2) if sample.ndim == 3 else model_output
-        tokens = sample.flatten(1)
         chances, unknown = logits.softmax(-1), tokens == mask
         on = generator.device if generator is not None else chances.device
         drawn = torch.multinomial(chances.flatten(0, 1).to(on), 1, generator=generator).to(tokens.device).view_as(tokens)
-        drawn = torch.where(unknown, drawn, tokens)
-        following = drawn
+        following = drawn = torch.where(unknown, drawn, tokens)
         if row < len(self.timesteps) - 1:
             count = (tokens.shape[1] * self._share(row) * starting_mask_ratio).floor().long().to(tokens.device)
             count = torch.minimum(count, unknown.sum(1, keepdim=True) - 1).clamp(min=1)
@@ -173,7 +151,6 @@ class AmusedScheduler(SchedulerMixin):
 
 
 def _row(timesteps: Tensor, timestep: int | Tensor) -> int:
-    """Where `timestep` stands in the list."""
     listed = timesteps.tolist()
     if int(timestep) not in listed:
         raise ValueError(f"timestep {int(timestep)} is not one of the scheduler's: {', '.join(map(str, listed[:8]))}, …")

@@ -1,23 +1,26 @@
-"""Samplers of models with the preconditioning of EDM (Karras et al. 2022, "Elucidating the Design Space")."""
+"""Samplers of models with the preconditioning of EDM (Karras et al. 2022), and of Stable Audio's, at cosine levels."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import register_to_config
 from ..words import check_choice
 from .base import Scheduler
-from .dpmsolver_multistep import INTEGRALS, MultistepRows
-from .noise import Array, Levels
+from .brownian import SeededTable
+from .dpmsolver import INTEGRALS, MultistepRows
+from .entries import THRESHOLD, takes
+from .euler import ChurnedStep, churned
+from .noise import Array, Levels, ve_levels
 from .prediction import Prediction, read_preconditioned
-from .table import Row
-from .ve import ChurnedStep, churned, ve_levels
+from .table import Row, Table
 
 
 class EDMScheduler(Scheduler):
@@ -27,48 +30,27 @@ class EDMScheduler(Scheduler):
 
         c_in = 1 / s      c_skip = sigma_data² / s²      c_out = sigma · sigma_data / s      c_noise = log(sigma) / 4
 
-    where `s² = sigma² + sigma_data²`. Begin with noise times `init_noise_sigma`, and call `scale_model_input`.
-
-    Config entries that all of them take:
-
-        sigma_min, sigma_max    the ends of the levels
-        sigma_schedule, rho     the levels between: `"karras"` (equation 5, with the exponent `rho`) or `"exponential"`
-        prediction_type         `"epsilon"`: `F` as above; `"v_prediction"`: `-F`
-        final_sigmas_type       end at `"zero"`, or, with a step to nowhere, at `"sigma_min"`
-        num_train_timesteps     the number of levels before `set_timesteps`
+    where `s² = sigma² + sigma_data²`. With `prediction_type="v_prediction"` it says `-F`. Begin with noise times
+    `init_noise_sigma`, and call `scale_model_input`.
     """
 
     input_is_ve = True
     tells_x0 = False
+    timestep_dtype = np.float32
     prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "v_prediction")
-
-    def _prepare(self, training: Levels | None = None, most_steps: int | None = None) -> None:
-        config = self.config
-        check_choice("sigma_schedule", config.sigma_schedule, ("karras", "exponential"))
-        check_choice("final_sigmas_type", config.final_sigmas_type, ("zero", "sigma_min"))
-        super()._prepare(training or self.levels(config.num_train_timesteps), most_steps)
-
-    def _settle(self, algorithm_type: str) -> None:
-        """The end of a multistep solver's `__init__`."""
-        if self.config.solver_type in ("logrho", "bh1", "bh2"):  # another class's
-            self.register_to_config(solver_type="midpoint")
-        check_choice("solver_type", self.config.solver_type, ("midpoint", "heun"))
-        check_choice("solver_order", self.config.solver_order, (1, 2, 3))
-        self._integral = INTEGRALS[algorithm_type]
-        self._prepare()
 
     def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None) -> Levels:
         sigmas = self._on_ramp(np.linspace(0, 1, steps)) if sigmas is None else sigmas
         return ve_levels(self._noise_told(sigmas[:-1]), sigmas[:-1], sigmas[-1])
 
     def _on_ramp(self, places: Array) -> Array:
-        """The levels at `places`, from 0 at the noisy end of the ramp to 1, and the end."""
+        """The levels at `places`, from 0 at the noisy end of the ramp to 1, and the end: clean, or a step to nowhere."""
         config = self.config
+        ends = np.array([config.sigma_max, config.sigma_min])
         if config.sigma_schedule == "karras":
-            ends = [config.sigma_max ** (1 / config.rho), config.sigma_min ** (1 / config.rho)]
-            sigmas = np.interp(places, [0, 1], ends) ** config.rho
+            sigmas = np.interp(places, [0, 1], ends ** (1 / config.rho)) ** config.rho
         else:
-            sigmas = np.exp(np.interp(places, [0, 1], np.log([config.sigma_max, config.sigma_min])))
+            sigmas = np.exp(np.interp(places, [0, 1], np.log(ends)))
         return np.append(sigmas, 0.0 if config.final_sigmas_type == "zero" else config.sigma_min)
 
     def _noise_told(self, sigmas: Array) -> Array:
@@ -76,14 +58,7 @@ class EDMScheduler(Scheduler):
         return 0.25 * np.log(sigmas)
 
     def prediction(self, levels: Levels) -> Prediction:
-        sign = 1.0 if self.config.prediction_type == "epsilon" else -1.0
-        return read_preconditioned(levels.sigma[:-1], self.config.sigma_data, sign)
-
-    def input_scale(self, levels: Levels, row: int) -> float:
-        return 1 / math.hypot(levels.sigma[row], self.config.sigma_data)
-
-    def timesteps_of(self, levels: Levels, device: torch.device | str | None = None) -> Tensor:
-        return torch.from_numpy(levels.timesteps.astype(np.float32)).to(device)
+        return read_preconditioned(levels.sigma[:-1], self.config.sigma_data, 1.0 if self._kind == "epsilon" else -1.0)
 
     def initial_noise_scale(self, levels: Levels) -> float:
         return math.hypot(self.config.sigma_max, 1)
@@ -99,47 +74,33 @@ class EDMScheduler(Scheduler):
 
     def precondition_outputs(self, sample: Tensor, model_output: Tensor, sigma: float | Tensor) -> Tensor:
         """The clean sample [B, …] that a model means, of a sample at level `sigma`."""
-        data, sign = self.config.sigma_data, 1.0 if self.config.prediction_type == "epsilon" else -1.0
-        total = sigma**2 + data**2
-        return data**2 / total * sample + sign * sigma * data / total**0.5 * model_output
+        data, total = self.config.sigma_data, sigma**2 + self.config.sigma_data**2
+        said = model_output if self._kind == "epsilon" else -model_output
+        return data**2 / total * sample + sigma * data / total**0.5 * said
 
 
+@takes(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5, sigma_schedule="karras", num_train_timesteps=1000,
+       prediction_type="epsilon", rho=7.0, final_sigmas_type="zero")
 class EDMEulerScheduler(ChurnedStep, EDMScheduler):
     """Euler's method for EDM (Karras et al. 2022, algorithm 2 without its correction). First order."""
 
     memory = "output"
     placed_by = ("sigmas",)
 
-    @register_to_config
-    def __init__(
-        self, sigma_min: float = 0.002, sigma_max: float = 80.0, sigma_data: float = 0.5, sigma_schedule: str = "karras",
-        num_train_timesteps: int = 1000, prediction_type: str = "epsilon", rho: float = 7.0, final_sigmas_type: str = "zero",
-    ):
-        self._prepare(self.levels(num_train_timesteps + 1))  # one more, as the peer has them
+    def _training(self) -> Levels:
+        return self.levels(len(self) + 1)  # one more, as the peer has them
 
-    def rows(
-        self, levels: Levels, s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_noise: float = 1.0,
-        **options: Any,
-    ) -> list[Row]:
+    def row(self, levels: Levels, i: int, **options: Any) -> Row:
         """`x' = x̂ + (x̂ - x0) / sigma̅ · (sigma' - sigma̅)`: churn lifts the level to `sigma̅`, and the output is read there."""
-        rows = []
-        for i, following in enumerate(levels.sigma[1:]):
-            lifted, fresh = churned(levels, i, s_churn, s_tmin, s_tmax, s_noise)
-            ratio, read = following / lifted, self.prediction(Levels(np.zeros(1), np.ones(2), np.array([lifted, 0.0])))
-            kept = ratio + (1 - ratio) * float(read.x0_x[0])
-            rows.append(Row(x={i: kept}, m={i: (1 - ratio) * float(read.x0_out[0])},
-                            noise=None if fresh is None else fresh * kept))
-        return rows
+        lifted, fresh = churned(levels, i, **options)
+        ratio, read = levels.sigma[i + 1] / lifted, self.prediction(ve_levels(np.zeros(1), np.array([lifted])))
+        kept = ratio + (1 - ratio) * read.x0_x[0]
+        return Row(x={i: kept}, m={i: (1 - ratio) * read.x0_out[0]}, noise=None if fresh is None else fresh * kept)
 
-    def set_timesteps(  # type: ignore[override]
-        self, num_inference_steps: int | None = None, device: str | torch.device | None = None,
-        sigmas: Sequence[float] | Tensor | None = None,
-    ) -> None:
-        """Choose the levels by their number or one by one, and start again at the first.
-
-        Args:
-            sigmas: where the levels are, instead of a number of them: places on the ramp, rising from 0 to 1; or, falling,
-                the levels themselves and the end.
+    def set_timesteps(self, num_inference_steps: int | None = None,  # type: ignore[override]
+                      device: str | torch.device | None = None, sigmas: Sequence[float] | Tensor | None = None) -> None:
+        """Choose the levels, and start again at the first: by their number; or, in `sigmas`, by their places on the ramp, rising
+        from 0 to 1; or, falling, by the levels themselves and the end.
         """
         if sigmas is not None:
             places = np.asarray(sigmas, dtype=np.float64)
@@ -148,16 +109,55 @@ class EDMEulerScheduler(ChurnedStep, EDMScheduler):
         super().set_timesteps(num_inference_steps, device, sigmas=sigmas)
 
 
+@takes(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5, sigma_schedule="karras", num_train_timesteps=1000,
+       prediction_type="epsilon", rho=7.0, solver_order=2, **THRESHOLD, algorithm_type="dpmsolver++", solver_type="midpoint",
+       lower_order_final=True, euler_at_final=False, final_sigmas_type="zero")
 class EDMDPMSolverMultistepScheduler(MultistepRows, EDMScheduler):
-    """DPM-Solver++ for EDM: see `DPMSolverMultistepScheduler` for its options, and for the steps of order 3."""
+    """DPM-Solver++ for EDM: see `MultistepRows`."""
 
-    @register_to_config
-    def __init__(
-        self, sigma_min: float = 0.002, sigma_max: float = 80.0, sigma_data: float = 0.5, sigma_schedule: str = "karras",
-        num_train_timesteps: int = 1000, prediction_type: str = "epsilon", rho: float = 7.0, solver_order: int = 2,
-        thresholding: bool = False, dynamic_thresholding_ratio: float = 0.995, sample_max_value: float = 1.0,
-        algorithm_type: str = "dpmsolver++", solver_type: str = "midpoint", lower_order_final: bool = True,
-        euler_at_final: bool = False, final_sigmas_type: str = "zero",
-    ):
-        check_choice("algorithm_type", algorithm_type, ("dpmsolver++", "sde-dpmsolver++"))
-        self._settle(algorithm_type)
+    algorithm_types: ClassVar[tuple[str, ...]] = ("dpmsolver++", "sde-dpmsolver++")
+
+    def _prepare(self) -> None:
+        algorithm_type = self.config.get("algorithm_type", self.algorithm_types[0])
+        check_choice("algorithm_type", algorithm_type, self.algorithm_types)
+        self._settle("solver_type", "midpoint", "heun")
+        self._integral, self._ends_clean = INTEGRALS[algorithm_type], self.config.final_sigmas_type == "zero"
+        super()._prepare()
+
+
+@takes(sigma_min=0.3, sigma_max=500, sigma_data=1.0, sigma_schedule="exponential", num_train_timesteps=1000, solver_order=2,
+       prediction_type="v_prediction", rho=7.0, solver_type="midpoint", lower_order_final=True, euler_at_final=False,
+       final_sigmas_type="zero")
+class CosineDPMSolverMultistepScheduler(EDMDPMSolverMultistepScheduler):
+    """The sampler of Stable Audio: SDE-DPM-Solver++ for models of cosine levels, its noise from a Brownian path.
+
+    `sigma` is a tangent, and the model is told its angle as a share of 90°. The path, which `torchsde` makes
+    (`pip install 'calotype[sde]'`), has the seed with which the generator was made. A step to nowhere
+    (`final_sigmas_type="sigma_min"`) draws nothing.
+    """
+
+    algorithm_types = ("sde-dpmsolver++",)
+
+    def _on_ramp(self, places: Array) -> Array:
+        """In single precision: the path's increments depend on every bit of the levels."""
+        config, ramp = self.config, torch.linspace(0, 1, len(places), dtype=torch.float32)
+        if config.sigma_schedule == "karras":
+            start, end = config.sigma_max ** (1 / config.rho), config.sigma_min ** (1 / config.rho)
+            sigmas = (start + ramp * (end - start)) ** config.rho
+        else:
+            ends = math.log(config.sigma_min), math.log(config.sigma_max)
+            sigmas = torch.linspace(*ends, max(len(places), 2), dtype=torch.float32).exp().flip(0)[: len(places)]
+        levels, end = sigmas.double().numpy(), super()._on_ramp(places)[-1]
+        return np.append(levels, levels[-1] if end and len(levels) > 1 else end)
+
+    def _noise_told(self, sigmas: Array) -> Array:
+        return np.arctan(sigmas) / (math.pi / 2)
+
+    def _tabulate(self, levels: Levels, options: dict[str, Any]) -> Table:
+        ends = self.config.sigma_min, self.config.sigma_max
+        inside = np.clip(levels.sigma, *ends)
+        return SeededTable(super()._tabulate(levels, options), list(pairwise(inside)), ends)
+
+    def row(self, levels: Levels, i: int, **options: Any) -> Row:
+        row = super().row(levels, i)
+        return replace(row, noise=row.noise or None)

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..words import check_choice
 from .base import Scheduler
 from .noise import Array, Levels, chosen_ramp
 from .prediction import Prediction, read_prediction
@@ -25,11 +24,6 @@ def shifted(sigmas: Array, factor: float) -> Array:
     return factor * sigmas / (1 + (factor - 1) * sigmas)
 
 
-def stretched(sigmas: Array, terminal: float | None) -> Array:
-    """The shares of picture scaled so that the last level is `terminal`; not where it is `None`, or there is no picture yet."""
-    return sigmas if not terminal or sigmas[-1] >= 1 else 1 - (1 - sigmas) / ((1 - sigmas[-1]) / (1 - terminal))
-
-
 def flow_levels(timesteps: Array, sigmas: Array, end: float = 0.0) -> Levels:
     """Levels at `sigmas`, then `end`, of single precision: near pure noise, pictures depend on what it makes of `1 - sigma`."""
     ends = np.append(sigmas, end).astype(np.float32).astype(np.float64)
@@ -37,24 +31,15 @@ def flow_levels(timesteps: Array, sigmas: Array, end: float = 0.0) -> Levels:
 
 
 class FlowLevels(Scheduler):
-    """Base of the schedulers whose levels are, or may be (`_flow`), shares of noise.
-
-    Config entries:
-
-        shift, or flow_shift    the factor of the shift
-        use_dynamic_shifting    take it from `mu`, a number that `set_timesteps` and `table` are given, in place of that:
-        time_shift_type         `"exponential"`, `e^mu`, or `"linear"`, `mu` itself
-        shift_terminal          stretch the levels so that the last is this
-    """
+    """Base of the schedulers whose levels are, or may be (`_flow`), shares of noise."""
 
     _flow = True
     _shift = 1.0
 
-    def _prepare(self, training: Levels | None = None, most_steps: int | None = None) -> None:
+    def _prepare(self) -> None:
         self._time_shift = self.config.get("time_shift_type", "exponential")
-        check_choice("time_shift_type", self._time_shift, ("exponential", "linear"))
         self._dynamic, self._terminal = bool(self.config.get("use_dynamic_shifting")), self.config.get("shift_terminal")
-        super()._prepare(training, most_steps)  # type: ignore[arg-type]
+        super()._prepare()
 
     def _shifted(self, sigmas: Array, mu: float | None) -> Array:
         factor = self._shift
@@ -62,95 +47,80 @@ class FlowLevels(Scheduler):
             factor = math.exp(mu) if self._time_shift == "exponential" else mu
         if not 0 <= sigmas[-1] <= sigmas[0] <= 1:
             raise ValueError(f"sigmas must lie in [0, 1], and are {sigmas.tolist()}")
-        return stretched(shifted(sigmas, factor), self._terminal)
+        sigmas = shifted(sigmas, factor)
+        if not self._terminal or sigmas[-1] >= 1:  # at which there is no picture yet
+            return sigmas
+        return 1 - (1 - sigmas) / ((1 - sigmas[-1]) / (1 - self._terminal))  # so that the last level is that
 
     def sigmas_of(self, levels: Levels) -> Array:
         return levels.sigma if self._flow else super().sigmas_of(levels)
 
-    def _levels_at(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """`alpha` and `sigma`, shaped to multiply `like` [B, …]: a row's, or `sigma = timestep / num_train_timesteps`."""
-        if not self._flow:
-            return super()._levels_at(timesteps, like)
-        at = timesteps.detach().to(like.device, torch.float64).reshape(-1)
-        known = torch.from_numpy(np.stack([self._current.timesteps, self._current.sigma[:-1]])).to(like.device)
-        away, row = (at[:, None] - known[0]).abs().min(dim=1)
-        sigma = torch.where(away < 1e-3, known[1, row], self._sigma_of(at)).reshape(-1, *[1] * (like.ndim - 1))
-        return (1 - sigma).to(like.dtype), sigma.to(like.dtype)
-
-    def _sigma_of(self, timesteps: Tensor) -> Tensor:
-        return timesteps / self.config.num_train_timesteps
+    def _trained_levels(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        sigma = timesteps / len(self)
+        return (1 - sigma, sigma) if self._flow else super()._trained_levels(timesteps)
 
 
 class FlowMatchScheduler(FlowLevels):
-    """Base of the schedulers for models that were trained on `x = (1 - sigma) · x0 + sigma · noise` to say `noise - x0`.
-
-    Config entries, besides those of `FlowLevels`:
-
-        num_train_timesteps                   what the model is told of pure noise
-        base_shift, max_shift                 the `mu` of pictures of `base_image_seq_len` and `max_image_seq_len` tokens;
-                                              for pipelines, which choose `mu` between them
-        invert_sigmas                         the model is told, and `sigmas` are, the share of picture, and it says `x0 - noise`
-        use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas    as of other schedulers, between the shifted ends
-    """
+    """Base of the schedulers for models that were trained on `x = (1 - sigma) · x0 + sigma · noise` to say `noise - x0`."""
 
     exposes_sigmas = True
     tells_x0 = False
     sigmas_name_the_end = False
+    timestep_dtype = np.float32
 
-    def _prepare(self, training: Levels | None = None, most_steps: int | None = None) -> None:
+    def _prepare(self) -> None:
         config = self.config
         self._shift, self._ramp, self._inverted = config.shift, chosen_ramp(config), config.get("invert_sigmas", False)
-        count = config.num_train_timesteps
-        sigmas = np.arange(count, 0.0, -1) / count
-        if not config.get("use_dynamic_shifting"):
-            sigmas = shifted(sigmas, self._shift)
-        self.sigma_max, self.sigma_min = float(sigmas[0]), float(sigmas[-1])
-        super()._prepare(flow_levels(count * (1 - sigmas if self._inverted else sigmas), sigmas), most_steps)
+        super()._prepare()
         self.sigmas = self.sigmas[:-1]
+
+    def _training(self) -> Levels:
+        sigmas = np.arange(len(self), 0.0, -1) / len(self)
+        sigmas = sigmas if self._dynamic else shifted(sigmas, self._shift)
+        self.sigma_max, self.sigma_min = float(sigmas[0]), float(sigmas[-1])
+        return self._told(sigmas)
+
+    def _told(self, sigmas: Array, told: Sequence[float] | None = None) -> Levels:
+        """Levels at `sigmas`, of which the model is told the share of noise, or of picture, unless it is `told` other numbers."""
+        times = len(self) * (1 - sigmas if self._inverted else sigmas) if told is None else np.asarray(told, dtype=np.float64)
+        if len(times) != len(sigmas):
+            raise ValueError(f"there are {len(sigmas)} sigmas, but {len(times)} timesteps")
+        return flow_levels(times, sigmas)
 
     @property
     def highest_timestep(self) -> float:
-        return float(self.config.num_train_timesteps)
+        return float(len(self))
 
     @property
     def shift(self) -> float:
         """The factor of the shift: the config's, or that of `set_shift`."""
         return float(self._shift)
 
-    def levels(
-        self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None, mu: float | None = None,
-        told: Sequence[float] | None = None,
-    ) -> Levels:
+    def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None, mu: float | None = None,
+               told: Sequence[float] | None = None) -> Levels:
         """Evenly spaced between the shifted ends of training, and shifted; so are a caller's `sigmas`, but not `timesteps`.
 
         `told`, beside `sigmas`, is what the model is told in place of their levels.
         """
-        count = self.config.num_train_timesteps
         if timesteps is not None and (self._ramp or self._inverted):
             raise ValueError("timesteps cannot be given where the config places the levels by a ramp, or inverts them")
         if timesteps is not None:
-            return flow_levels(timesteps, timesteps / count)
+            return flow_levels(timesteps, timesteps / len(self))
         if self._dynamic and mu is None:
             raise ValueError("use_dynamic_shifting needs mu, a number, which says by how much")
         sigmas = self._shifted(np.linspace(self.sigma_max, self.sigma_min, steps) if sigmas is None else sigmas, mu)
-        sigmas = self._ramp(sigmas) if self._ramp else sigmas
-        times = count * (1 - sigmas if self._inverted else sigmas) if told is None else np.asarray(told, dtype=np.float64)
-        if len(times) != len(sigmas):
-            raise ValueError(f"there are {len(sigmas)} sigmas, but {len(times)} timesteps")
-        return flow_levels(times, sigmas)
+        return self._told(self._ramp(sigmas[0], sigmas[-1], len(sigmas)) if self._ramp else sigmas, told)
 
     def prediction(self, levels: Levels) -> Prediction:
         read = read_prediction("flow_prediction", levels)
         return Prediction(read.x0_x, -read.x0_out, read.noise_x, -read.noise_out) if self._inverted else read
 
-    def timesteps_of(self, levels: Levels, device: torch.device | str | None = None) -> Tensor:
-        return torch.from_numpy(levels.timesteps.astype(np.float32)).to(device)
-
     def sigmas_of(self, levels: Levels) -> Array:
         return levels.alpha if self._inverted else levels.sigma
 
-    def _sigma_of(self, timesteps: Tensor) -> Tensor:
-        return 1 - super()._sigma_of(timesteps) if self._inverted else super()._sigma_of(timesteps)
+    def _trained_levels(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, sigma = super()._trained_levels(timesteps)
+        return (sigma, alpha) if self._inverted else (alpha, sigma)
 
     def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
         """Take clean samples [B, …] to the level of `timestep` ([B] or one): `(1 - sigma) · sample + sigma · noise`.
@@ -158,15 +128,6 @@ class FlowMatchScheduler(FlowLevels):
         Any timestep is allowed: one that is not in the list has the level `timestep / num_train_timesteps`.
         """
         return self.add_noise(sample, noise, timestep)
-
-    def _renoised(self, levels: Levels) -> list[Row]:
-        """`x' = (1 - sigma') · x0 + sigma' · fresh`, for schedulers that remember the clean sample."""
-        return [Row(x={i: 0.0}, m={i: levels.alpha[i + 1]}, noise=levels.sigma[i + 1]) for i in range(len(levels))]
-
-    def _straight(self, levels: Levels) -> list[Row]:
-        """`x' = x + (sigma' - sigma) · output`, for schedulers that remember the output."""
-        along = np.diff(levels.alpha if self._inverted else levels.sigma)
-        return [Row(x={i: 1.0}, m={i: along[i]}) for i in range(len(levels))]
 
 
 class ShiftedScheduler(FlowMatchScheduler):
@@ -178,10 +139,9 @@ class ShiftedScheduler(FlowMatchScheduler):
         """Replace the config's `shift`, from the next `set_timesteps` or `table` on. The ends of training stay."""
         self._shift = shift
 
-    def set_timesteps(  # type: ignore[override]
-        self, num_inference_steps: int | None = None, device: torch.device | str | None = None,
-        sigmas: Sequence[float] | None = None, mu: float | None = None, timesteps: Sequence[float] | None = None,
-    ) -> None:
+    def set_timesteps(self, num_inference_steps: int | None = None,  # type: ignore[override]
+                      device: torch.device | str | None = None, sigmas: Sequence[float] | None = None, mu: float | None = None,
+                      timesteps: Sequence[float] | None = None) -> None:
         """Choose the levels, and start again at the first.
 
         Args:
@@ -196,3 +156,7 @@ class ShiftedScheduler(FlowMatchScheduler):
         told = timesteps if sigmas is not None else None
         super().set_timesteps(num_inference_steps if given is None else None, device, timesteps if told is None else None, sigmas,
                               mu=mu, told=told)
+
+    def _renoised(self, levels: Levels, i: int) -> Row:
+        """`x' = (1 - sigma') · x0 + sigma' · fresh`, for schedulers that remember the clean sample."""
+        return Row(x={i: 0.0}, m={i: levels.alpha[i + 1]}, noise=levels.sigma[i + 1])

@@ -22,121 +22,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..words import check_choice
+from .base import Scheduler
 from .betas import BetaScheduler
 from .ddpm import VARIANCE_TYPES, MeanAlone
 from .flow import FlowLevels, flow_levels
-from .noise import Array, Levels, beta_ramp, exponential_ramp, karras_ramp
+from .noise import Array, Levels
 from .table import Memory, Row, Table
-
-_RAMPS = {"use_karras_sigmas": karras_ramp, "use_lu_lambdas": exponential_ramp,
-          "use_exponential_sigmas": exponential_ramp, "use_beta_sigmas": beta_ramp}
-_KINDS = {"algorithm_type": ("deis", "dpmsolver", "dpmsolver++"), "solver_type": ("midpoint", "heun", "logrho", "bh1", "bh2")}
-
-
-class LambdaScheduler(FlowLevels, BetaScheduler):
-    """Where solvers in `lambda` place their levels: at spaced timesteps, or by a ramp of the VE levels of training.
-
-    With `use_flow_sigmas`, for flow models, evenly from noise to picture, and shifted; or by a ramp `s`, as `s / (1 + s)`.
-    """
-
-    exposes_sigmas = True
-    tells_x0 = False
-    placed_by: ClassVar[tuple[str, ...]] = ("timesteps",)
-    algorithm_types: ClassVar[tuple[str, ...]] = ()
-    solver_types: ClassVar[tuple[str, ...]] = ()
-    """What these config entries may be, if there is a choice. What another class calls its own stands for the first."""
-
-    def _settle_kinds(self) -> None:
-        for name, allowed in (("algorithm_type", self.algorithm_types), ("solver_type", self.solver_types)):
-            if allowed and self.config[name] in _KINDS[name] and self.config[name] not in allowed:
-                self.register_to_config(**{name: allowed[0]})
-            if allowed:
-                check_choice(name, self.config[name], allowed)
-
-    def _prepare(self, training: Levels | None = None, most_steps: int | None = None) -> None:
-        config = self.config
-        self._flow, self._shift = config.get("use_flow_sigmas", False), config.get("flow_shift", 1.0)
-        if self._flow:
-            times = np.arange(config.num_train_timesteps - 1.0, -1, -1)
-            training = flow_levels(times, times / config.num_train_timesteps)
-        check_choice("solver_order", config.get("solver_order", 1), (1, 2, 3))
-        check_choice("final_sigmas_type", config.get("final_sigmas_type", "zero"), ("zero", "sigma_min"))
-        check_choice("variance_type", config.get("variance_type"), (None, *VARIANCE_TYPES))
-        used = [name for name in _RAMPS if config.get(name)]
-        self._ramp = used[0] if used else None
-        super()._prepare(training, most_steps)
-
-    def levels(
-        self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None, mu: float | None = None
-    ) -> Levels:
-        training = self.noise_schedule.sigmas
-        if timesteps is not None and (self._ramp or self._flow):
-            raise ValueError("timesteps cannot be given where the config places the levels by a ramp or use_flow_sigmas")
-        if sigmas is not None and (self._ramp or not self._flow):
-            raise ValueError("sigmas can be given only with use_flow_sigmas, and without a ramp")
-        if self._flow:
-            return self._flow_levels(steps, sigmas, mu)
-        times = self._spaced(steps) if timesteps is None else timesteps
-        if times.max() >= len(training):
-            raise ValueError(f"the highest timestep is {times.max():g}, and training had {len(training)}: "
-                             "take a smaller steps_offset")
-        ve = np.interp(times, np.arange(len(training)), training)
-        if self._ramp:
-            ve = _RAMPS[self._ramp](*self._ramp_ends(training), len(times))
-            times = self._whole(self.noise_schedule.timestep_of(ve))
-        ve = np.append(ve, self._last(training))
-        alpha = 1 / np.sqrt(1 + ve**2)
-        return Levels(times, alpha, alpha * ve)
-
-    def _flow_levels(self, steps: int, sigmas: Array | None, mu: float | None) -> Levels:
-        """The model is told whole timesteps. The end is that of `final_sigmas_type`, if it is below the other levels."""
-        training, count = self.noise_schedule.sigmas, self.noise_schedule.count
-        if self._ramp:
-            shares = 1 - 1 / (1 + _RAMPS[self._ramp](*self._ramp_ends(training), steps))
-        else:
-            shares = self._shifted(self._even(steps) if sigmas is None else sigmas, mu)
-        shares = np.minimum(shares, 1 - 1e-6)  # where lambda is finite
-        return flow_levels(np.floor(shares * count), shares, min(self._last(training), float(shares[-1])))
-
-    def _even(self, steps: int) -> Array:
-        """Evenly spaced shares of noise, from just below 1."""
-        return 1 - np.linspace(1 / self.noise_schedule.count, 1, steps + 1)[:-1]
-
-    def _spaced(self, steps: int) -> Array:
-        """One timestep more than asked, without the last, which is 0; none so high that it is below `lambda_min_clipped`."""
-        spacing, count = self.config.get("timestep_spacing", "linspace"), self._unclipped()
-        if spacing == "linspace":
-            return np.linspace(0, count - 1, steps + 1).round()[:0:-1]
-        if spacing == "leading":
-            offset = self.config.get("steps_offset", 0)
-            return np.arange(steps + 1, dtype=np.float64)[:0:-1] * (count // (steps + 1)) + offset
-        return np.arange(count, 0, -self.noise_schedule.count / steps).round()[:steps] - 1
-
-    def _unclipped(self) -> int:
-        """How many training levels there are below `lambda_min_clipped`."""
-        return int((-np.log(self.noise_schedule.sigmas) >= self.config.get("lambda_min_clipped", -math.inf)).sum())
-
-    def _whole(self, times: Array) -> Array:
-        """Timesteps that a ramp places, as whole numbers: the nearest, or, for some ramps, the one below."""
-        return times.round() if self._ramp in ("use_karras_sigmas", "use_lu_lambdas") else np.floor(times)
-
-    def _tabulate(self, levels: Levels, options: dict[str, Any]) -> Table:
-        table = super()._tabulate(levels, options)
-        return MeanAlone(table) if (self.config.get("variance_type") or "").startswith("learned") else table
-
-    def _ramp_ends(self, training: Array) -> tuple[float, float]:
-        """Where a ramp begins and ends."""
-        return float(training[-1]), float(training[0])
-
-    def _last(self, training: Array) -> float:
-        """The VE level at which the trajectory ends."""
-        return 0.0 if self.config.get("final_sigmas_type", "zero") == "zero" else float(training[0])
-
-
-def lambdas(levels: Levels) -> Array:
-    """`log(alpha / sigma)` of all levels; infinite where there is no noise."""
-    with np.errstate(divide="ignore"):
-        return np.asarray(np.log(levels.alpha) - np.log(levels.sigma))
 
 
 @dataclass(frozen=True)
@@ -168,11 +59,12 @@ class Integral:
             kept = alpha[end] / alpha[start]
             if sigma[end] == 0:  # the limit, in which the one output's weight is infinite: its noise is taken away
                 return Row({start: kept}, dict.fromkeys(weights, -kept * sigma[start]))
-            spread = self.tau * sigma[end] * math.sqrt(math.expm1(2 * h)) if self.tau else None
-            return Row({start: kept}, {j: -sigma[end] * w for j, w in weights.items()}, noise=spread)
-        spread = sigma[end] * math.sqrt(-math.expm1(-2 * self.tau**2 * h)) if self.tau else None
-        kept = sigma[end] / sigma[start] * (math.exp(-self.tau**2 * h) if self.tau else 1.0)
-        return Row({start: kept}, {j: alpha[end] * w for j, w in weights.items()}, noise=spread)
+            scale, fresh = -sigma[end], self.tau * math.sqrt(math.expm1(2 * h)) if self.tau else None
+        else:
+            kept = sigma[end] / sigma[start] * (math.exp(-self.tau**2 * h) if self.tau else 1.0)
+            scale, fresh = alpha[end], math.sqrt(-math.expm1(-2 * self.tau**2 * h)) if self.tau else None
+        noise = None if fresh is None else sigma[end] * fresh
+        return Row({start: kept}, {j: scale * weight for j, weight in weights.items()}, noise=noise)
 
 
 def through(times: Array, start: int, end: int, nodes: Sequence[int], moments: Sequence[float]) -> dict[int, float]:
@@ -192,7 +84,117 @@ def through(times: Array, start: int, end: int, nodes: Sequence[int], moments: S
     return dict(zip(nodes, weights, strict=True))
 
 
-def usable(times: Array, end: int, nodes: Sequence[int]) -> list[int]:
-    """Those of `nodes` (the latest first) that a polynomial can go through: one each level, and one if `end` is infinite."""
-    distinct = [j for k, j in enumerate(nodes) if all(times[j] != times[earlier] for earlier in nodes[:k])]
-    return distinct if math.isfinite(times[end]) and times[end] != times[nodes[0]] else distinct[:1]
+_ELSEWHERE = {"algorithm_type": ("deis", "dpmsolver", "dpmsolver++"), "solver_type": ("midpoint", "heun", "logrho", "bh1", "bh2")}
+
+
+class PolynomialSteps(Scheduler):
+    """Steps that take one of the integrals with a polynomial through outputs, for samples of any kind."""
+
+    _integral: Integral
+
+    def _settle(self, name: str, *allowed: str) -> None:
+        """Config entry `name` is one of `allowed`; what another class calls its own stands for the first."""
+        if self.config[name] in _ELSEWHERE[name] and self.config[name] not in allowed:
+            self.register_to_config(**{name: allowed[0]})
+        check_choice(name, self.config[name], allowed)
+
+    def _nodes(self, levels: Levels, end: int, nodes: Sequence[int]) -> list[int]:
+        """Those of `nodes` (the latest first) that a polynomial can go through: one each level, and one if `end` is infinite."""
+        times = levels.lambdas
+        distinct = [j for k, j in enumerate(nodes) if all(times[j] != times[earlier] for earlier in nodes[:k])]
+        return distinct if math.isfinite(times[end]) and times[end] != times[nodes[0]] else distinct[:1]
+
+    def _last(self, levels: Levels, i: int, order: int) -> list[int]:
+        """The last `order` outputs at row `i`, the latest first, as far as there are so many and they can be used."""
+        return self._nodes(levels, i + 1, range(i, max(i - order, -1), -1))
+
+    def _go(self, levels: Levels, start: int, end: int, nodes: Sequence[int], integral: Integral | None = None) -> Row:
+        """From the sample of row `start` to the level of row `end`, by the outputs of rows `nodes`."""
+        times, integral = levels.lambdas, integral or self._integral
+        moments = self._moments(integral, float(times[end] - times[start]), nodes)
+        return integral.row(levels, start, end, through(times, start, end, nodes, moments))
+
+    def _moments(self, integral: Integral, h: float, nodes: Sequence[int]) -> list[float]:
+        """Of as many powers as there are nodes, as the solver takes them: here exactly."""
+        return integral.moments(h, len(nodes))
+
+
+class LambdaScheduler(PolynomialSteps, FlowLevels, BetaScheduler):
+    """Where solvers in `lambda` place their levels: at spaced timesteps, or by a ramp of the VE levels of training.
+
+    With `use_flow_sigmas`, for flow models, evenly from noise to picture, and shifted; or by a ramp `s`, as `s / (1 + s)`.
+    """
+
+    exposes_sigmas = True
+    tells_x0 = False
+    placed_by: ClassVar[tuple[str, ...]] = ("timesteps",)
+
+    def _prepare(self) -> None:
+        config = self.config
+        check_choice("variance_type", config.get("variance_type"), (None, *VARIANCE_TYPES))
+        self._flow, self._shift = config.get("use_flow_sigmas", False), config.get("flow_shift", 1.0)
+        self._ends_clean = config.get("final_sigmas_type") == "zero"
+        self._rounds = config.get("use_karras_sigmas") or config.get("use_lu_lambdas")
+        super()._prepare()
+
+    def _training(self) -> Levels:
+        times = np.arange(len(self) - 1.0, -1, -1)
+        return flow_levels(times, times / len(self)) if self._flow else super()._training()
+
+    def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None, mu: float | None = None) -> Levels:
+        training = self.noise_schedule
+        if timesteps is not None and (self._ramp or self._flow):
+            raise ValueError("timesteps cannot be given where the config places the levels by a ramp or use_flow_sigmas")
+        if sigmas is not None and (self._ramp or not self._flow):
+            raise ValueError("sigmas can be given only with use_flow_sigmas, and without a ramp")
+        if self._flow:
+            return self._flow_levels(steps, sigmas, mu)
+        times = self._spaced(steps) if timesteps is None else timesteps
+        if times.max() >= training.count:
+            raise ValueError(f"the highest timestep is {times.max():g}, and training had {training.count}: "
+                             "take a smaller steps_offset")
+        ve = training.sigmas_at(times)
+        if self._ramp:
+            ve = self._ramp(*self._ramp_ends(), steps)
+            times = training.timestep_of(ve)
+            times = times.round() if self._rounds else np.floor(times)
+        ve = np.append(ve, self._end())
+        alpha = 1 / np.sqrt(1 + ve**2)
+        return Levels(times, alpha, alpha * ve)
+
+    def _flow_levels(self, steps: int, sigmas: Array | None, mu: float | None) -> Levels:
+        """The model is told whole timesteps. The end is that of `final_sigmas_type`, if it is below the other levels."""
+        if self._ramp:
+            shares = 1 - 1 / (1 + self._ramp(*self._ramp_ends(), steps))
+        else:
+            shares = self._shifted(self._even(steps) if sigmas is None else sigmas, mu)
+        shares = np.minimum(shares, 1 - 1e-6)  # where lambda is finite
+        return flow_levels(np.floor(shares * self.noise_schedule.count), shares, min(self._end(), float(shares[-1])))
+
+    def _even(self, steps: int) -> Array:
+        """Evenly spaced shares of noise, from just below 1."""
+        return 1 - np.linspace(1 / self.noise_schedule.count, 1, steps + 1)[:-1]
+
+    def _spaced(self, steps: int) -> Array:
+        """One timestep more than asked, without the last, which is 0; none so high that it is below `lambda_min_clipped`."""
+        spacing, count = self._own.get("timestep_spacing", "linspace"), self._unclipped()
+        if spacing == "linspace":
+            return np.linspace(0, count - 1, steps + 1).round()[:0:-1]
+        if spacing == "leading":
+            return np.arange(steps + 1, dtype=np.float64)[:0:-1] * (count // (steps + 1)) + self.config.steps_offset
+        return np.arange(count, 0, -self.noise_schedule.count / steps).round()[:steps] - 1
+
+    def _unclipped(self) -> int:
+        """How many training levels are above `lambda_min_clipped`."""
+        return int((-np.log(self.noise_schedule.sigmas) >= self._own.get("lambda_min_clipped", -math.inf)).sum())
+
+    def _ramp_ends(self) -> tuple[float, float]:
+        return self.noise_schedule.sigmas[-1], self.noise_schedule.sigmas[0]
+
+    def _end(self) -> float:
+        """The VE level at which the trajectory ends."""
+        return 0.0 if self._ends_clean else float(self.noise_schedule.sigmas[0])
+
+    def _tabulate(self, levels: Levels, options: dict[str, Any]) -> Table:
+        table = super()._tabulate(levels, options)
+        return MeanAlone(table) if (self._own.get("variance_type") or "").startswith("learned") else table

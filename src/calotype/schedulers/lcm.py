@@ -1,4 +1,4 @@
-"""LCM: a consistency model says the clean sample at once; a few steps of noising and asking again refine it."""
+"""LCM and TCD: distilled models that say the clean sample at once; a few steps of noising and asking again refine it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import register_to_config
 from ..randomness import Generators
 from .base import SchedulerOutput
 from .betas import BetaScheduler
+from .entries import LATENT_BETAS, takes
 from .noise import Array, Levels
-from .table import Row, weighted_sum
+from .table import Row
 
 _SIGMA_DATA = 0.5
 
@@ -28,10 +28,17 @@ class LCMSchedulerOutput(SchedulerOutput):
         return self.pred_original_sample
 
 
+@takes(**LATENT_BETAS | {"beta_schedule": "scaled_linear"}, original_inference_steps=50, clip_sample=False, clip_sample_range=1.0,
+       set_alpha_to_one=True, steps_offset=0, prediction_type="epsilon", thresholding=False, dynamic_thresholding_ratio=0.995,
+       sample_max_value=1.0, timestep_spacing="leading", timestep_scaling=10.0, rescale_betas_zero_snr=False)
 class DistilledScheduler(BetaScheduler):
-    """Base of the solvers whose models were distilled to the levels of a solver of `original_inference_steps` steps."""
+    """Base of the solvers whose models were distilled to the levels of a solver of `original_inference_steps` steps.
+
+    `set_alpha_to_one`, `steps_offset` and `timestep_spacing` have no effect; they are kept for the configs that have them.
+    """
 
     placed_by = ("timesteps",)
+    ends_clean = True  # otherwise at training timestep 0
 
     def distilled_timesteps(self, steps: int, original_steps: int | None = None, strength: float = 1.0) -> Array:
         """`steps` of the timesteps on which the model was distilled, up to the share `strength` of training, falling."""
@@ -45,10 +52,13 @@ class DistilledScheduler(BetaScheduler):
                              "the number of steps from which the model was distilled, times strength")
         return rising[::-1][np.linspace(0, len(rising), steps, endpoint=False).astype(int)]
 
-    def set_timesteps(  # type: ignore[override]
-        self, num_inference_steps: int | None = None, device: str | torch.device | None = None,
-        original_inference_steps: int | None = None, timesteps: Sequence[int] | None = None, strength: float = 1.0,
-    ) -> None:
+    def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None) -> Levels:
+        times = self.distilled_timesteps(steps) if timesteps is None else timesteps
+        return self.noise_schedule.vp_levels(times, 1.0 if self.ends_clean else self.noise_schedule.alphas_cumprod[0])
+
+    def set_timesteps(self, num_inference_steps: int | None = None,  # type: ignore[override]
+                      device: str | torch.device | None = None, original_inference_steps: int | None = None,
+                      timesteps: Sequence[int] | None = None, strength: float = 1.0) -> None:
         """Choose the timesteps by their number or one by one, and start again at the first.
 
         Args:
@@ -72,47 +82,55 @@ class LCMScheduler(DistilledScheduler):
     Each step denoises wholly and adds fresh noise of the next level; the last adds none. The consistency function (equation 9) is
     `f = c_skip · x + c_out · x0`, with `c_skip = s² / (τ² + s²)`, `c_out = τ / sqrt(τ² + s²)`, `s = 0.5` and `τ` the
     timestep times `timestep_scaling`: the sample itself at timestep 0, and the model's clean sample elsewhere.
-
-    Args:
-        original_inference_steps: steps of the solver from which the model was distilled; `timesteps` are some of its.
-        set_alpha_to_one, steps_offset, timestep_spacing: without effect; kept for the configs that have them.
-        timestep_scaling: how quickly `c_skip` vanishes.
     """
-
-    @register_to_config
-    def __init__(
-        self, num_train_timesteps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012,
-        beta_schedule: str = "scaled_linear", trained_betas: Sequence[float] | None = None,
-        original_inference_steps: int = 50, clip_sample: bool = False, clip_sample_range: float = 1.0,
-        set_alpha_to_one: bool = True, steps_offset: int = 0, prediction_type: str = "epsilon", thresholding: bool = False,
-        dynamic_thresholding_ratio: float = 0.995, sample_max_value: float = 1.0, timestep_spacing: str = "leading",
-        timestep_scaling: float = 10.0, rescale_betas_zero_snr: bool = False,
-    ):
-        self._prepare()
-
-    def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None) -> Levels:
-        return self.noise_schedule.vp_levels(self.distilled_timesteps(steps) if timesteps is None else timesteps, 1.0)
 
     def boundary(self, timestep: float) -> tuple[float, float]:
         """`c_skip` and `c_out` at `timestep`."""
         scaled = timestep * self.config.timestep_scaling
         return _SIGMA_DATA**2 / (scaled**2 + _SIGMA_DATA**2), scaled / math.hypot(scaled, _SIGMA_DATA)
 
-    def rows(self, levels: Levels, **options: Any) -> list[Row]:
+    def row(self, levels: Levels, i: int, **options: Any) -> Row:
         """`x' = alpha' · (c_skip · x + c_out · x0) + sigma' · fresh`."""
-        rows = []
-        for i, timestep in enumerate(levels.timesteps):
-            skip, out = self.boundary(timestep)
-            alpha, last = levels.alpha[i + 1], i == len(levels) - 1
-            rows.append(Row(x={i: alpha * skip}, m={i: alpha * out}, noise=None if last else levels.sigma[i + 1]))
-        return rows
+        (skip, out), alpha = self.boundary(levels.timesteps[i]), levels.alpha[i + 1]
+        return Row(x={i: alpha * skip}, m={i: alpha * out}, noise=levels.sigma[i + 1] if i < len(levels) - 1 else None)
 
-    def step(
-        self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, generator: Generators = None,
-        return_dict: bool = True, variance_noise: Tensor | None = None,
-    ) -> Any:
+    def step(self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, generator: Generators = None,
+             return_dict: bool = True, variance_noise: Tensor | None = None) -> Any:
         """The sample [B, …] at the next timestep, and the consistency function; without `return_dict`, as a tuple."""
-        output = self._step(model_output, timestep, sample, generator, True, variance_noise)
-        skip, out = self.boundary(float(self._current.timesteps[self._row or 0]))
-        pair = (output.prev_sample, weighted_sum([(skip, sample), (out, output.pred_original_sample)]))
-        return LCMSchedulerOutput(*pair) if return_dict else pair
+        following, x0 = self._step(model_output, timestep, sample, generator, False, variance_noise)
+        skip, out = self.boundary(self._times[self._row or 0])
+        denoised = (x0 * out).add_(sample, alpha=skip)
+        return LCMSchedulerOutput(following, denoised) if return_dict else (following, denoised)
+
+
+class TCDScheduler(DistilledScheduler):
+    """Strategic stochastic sampling of trajectory consistency models (Zheng et al. 2024, algorithm 4).
+
+    Each step goes by DDIM beyond the next timestep, to `floor((1 - eta) · t')`, and back to `t'` by fresh noise. The
+    trajectory ends at training timestep 0. (`eta` is the paper's gamma.) `timestep_scaling` has no effect: nothing is skipped.
+    """
+
+    ends_clean = False
+
+    def distilled_timesteps(self, steps: int, original_steps: int | None = None, strength: float = 1.0) -> Array:
+        """As in LCM; where `original_steps` are given, any timestep will do, and they only bound the number of steps."""
+        if original_steps is None:
+            return super().distilled_timesteps(steps, None, strength)
+        if steps > original_steps:
+            raise ValueError(f"num_inference_steps is {steps}, more than the {original_steps} original_inference_steps")
+        return self._some(np.arange(float(int(self.noise_schedule.count * strength))), steps)
+
+    def row(self, levels: Levels, i: int, eta: float = 0.3, **options: Any) -> Row:
+        """`x' = r · (alpha_s · x0 + sigma_s · noise) + sqrt(1 - r²) · fresh`, with `r = alpha' / alpha_s`."""
+        if not 0 <= eta <= 1:
+            raise ValueError(f"eta is {eta}, but must be from 0 to 1")
+        following = np.append(levels.timesteps, 0.0)[i + 1]
+        beyond = self.noise_schedule.alphas_cumprod[int(np.float32(1 - eta) * np.float32(following))]  # 0.7 · 700 is 490
+        remains = levels.alpha[i + 1] ** 2 / beyond
+        fresh = math.sqrt(max(1 - remains, 0.0)) if eta > 0 and i < len(levels) - 1 else None
+        return Row(x={}, m={i: levels.alpha[i + 1]}, raw_noise=math.sqrt(remains * (1 - beyond)), noise=fresh)
+
+    def step(self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, eta: float = 0.3,  # type: ignore[override]
+             generator: Generators = None, return_dict: bool = True) -> Any:
+        """The sample [B, …] at the next timestep. `eta` is the share of noise renewed: 0 is deterministic, 1 renews all."""
+        return self._step(model_output, timestep, sample, generator, return_dict, eta=eta)

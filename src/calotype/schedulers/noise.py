@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -20,41 +20,7 @@ from numpy.typing import NDArray
 from ..words import check_choice
 
 Array = NDArray[np.float64]
-SPACINGS = ("linspace", "leading", "trailing")
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "exp")
-
-
-def make_betas(schedule: str, start: float, end: float, count: int, trained: Sequence[float] | None = None) -> Array:
-    """The variance added at each of `count` training steps.
-
-    `linear` (Ho et al. 2020), `scaled_linear` (linear in the square root; Rombach et al. 2022), `squaredcos_cap_v2`
-    (Nichol & Dhariwal 2021, eq. 17), `sigmoid` (Xu et al. 2022, GeoDiff) and `exp` (`alphas_cumprod` falls from 1 to `e^-12`).
-    `trained` values replace them all.
-    """
-    if trained is not None:
-        return np.asarray(trained, dtype=np.float64)
-    check_choice("beta_schedule", schedule, BETA_SCHEDULES)
-    if schedule == "linear":
-        return _linspace(start, end, count)
-    if schedule == "scaled_linear":
-        return _linspace(start**0.5, end**0.5, count) ** 2
-    if schedule == "sigmoid":
-        return start + (end - start) / (1 + np.exp(-np.linspace(-6, 6, count)))
-    if schedule == "exp":
-        return np.full(count, -math.expm1(-12 / count))
-    kept = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * math.pi / 2) ** 2
-    return np.minimum(1 - kept[1:] / kept[:-1], 0.999)
-
-
-def _linspace(start: float, end: float, count: int) -> Array:
-    """As training code has it: in PyTorch, and in single precision."""
-    return torch.linspace(start, end, count, dtype=torch.float32).numpy()
-
-
-def zero_terminal_snr(alphas_cumprod: Array) -> Array:
-    """Shift and scale the signal so that none is left at the last step (Lin et al. 2024, algorithm 1)."""
-    signal = np.sqrt(alphas_cumprod)
-    return ((signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])) ** 2
 
 
 @dataclass(frozen=True)
@@ -77,13 +43,57 @@ class Levels:
         tail = {name: getattr(self, name)[row:] for name in ("timesteps", "alpha", "sigma")}
         return replace(self, **tail, begin=self.begin + row)
 
-    def turned(self, end: int) -> Levels:
-        """The calls in the opposite order, and then on to the level of row `end`."""
-        alpha, sigma = (np.append(level[-2::-1], level[end]) for level in (self.alpha, self.sigma))
+    def equals(self, other: Levels) -> bool:
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in ("timesteps", "alpha", "sigma"))
+
+    def turned(self) -> Levels:
+        """The calls in the opposite order, and then on to the level of the first."""
+        alpha, sigma = (np.append(level[-2::-1], level[0]) for level in (self.alpha, self.sigma))
         return Levels(self.timesteps[::-1].copy(), alpha, sigma)
+
+    @cached_property
+    def lambdas(self) -> Array:
+        """[n + 1] `log(alpha / sigma)`, half the logarithm of the signal-to-noise ratio; infinite where there is no noise."""
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.log(self.alpha) - np.log(self.sigma))
 
     def __len__(self) -> int:
         return len(self.timesteps)
+
+
+def ve_levels(timesteps: Array, sigmas: Array, end: float = 0.0) -> Levels:
+    """Levels at `sigmas`, then `end`. The model is told timesteps of single precision."""
+    ends = np.append(sigmas, end)
+    return Levels(timesteps.astype(np.float32).astype(np.float64), np.ones_like(ends), ends)
+
+
+# -- training -----------------------------------------------------------------------------------------------------------
+
+
+def make_betas(schedule: str, start: float, end: float, count: int, trained: Sequence[float] | None = None) -> Array:
+    """The variance added at each of `count` training steps; `trained` values replace them all.
+
+    `linear` (Ho et al. 2020), `scaled_linear` (linear in the square root; Rombach et al. 2022), `squaredcos_cap_v2`
+    (Nichol & Dhariwal 2021, eq. 17), `sigmoid` (Xu et al. 2022, GeoDiff) and `exp` (`alphas_cumprod` falls from 1 to `e^-12`).
+    """
+    if trained is not None:
+        return np.asarray(trained, dtype=np.float64)
+    check_choice("beta_schedule", schedule, BETA_SCHEDULES)
+    if schedule in ("linear", "scaled_linear"):  # as training code has them: in PyTorch, and in single precision
+        power = 1 if schedule == "linear" else 2
+        return torch.linspace(start ** (1 / power), end ** (1 / power), count, dtype=torch.float32).numpy() ** power
+    if schedule == "sigmoid":
+        return start + (end - start) / (1 + np.exp(-np.linspace(-6, 6, count)))
+    if schedule == "exp":
+        return np.full(count, -math.expm1(-12 / count))
+    kept = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * math.pi / 2) ** 2
+    return np.minimum(1 - kept[1:] / kept[:-1], 0.999)
+
+
+def zero_terminal_snr(alphas_cumprod: Array) -> Array:
+    """Shift and scale the signal so that none is left at the last step (Lin et al. 2024, algorithm 1)."""
+    signal = np.sqrt(alphas_cumprod)
+    return ((signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])) ** 2
 
 
 class NoiseSchedule:
@@ -103,19 +113,12 @@ class NoiseSchedule:
             kept[-1] = least_signal
         self.alphas_cumprod: Array = kept.astype(np.float32).astype(np.float64)
         self.count = len(self.alphas_cumprod)
-        self.ramp = chosen_ramp(config)
-
-    @property
-    def betas(self) -> Array:
-        return 1 - self.alphas_cumprod / np.append(1.0, self.alphas_cumprod[:-1])
-
-    @property
-    def sigmas(self) -> Array:
+        single = torch.from_numpy(self.alphas_cumprod).float()
+        self.sigmas: Array = ((1 - single) / single).sqrt().double().numpy()
         """The VE levels, rising with the timestep; in single precision too."""
-        kept = torch.from_numpy(self.alphas_cumprod).float()
-        return ((1 - kept) / kept).sqrt().double().numpy()
+        self.betas: Array = 1 - self.alphas_cumprod / np.append(1.0, self.alphas_cumprod[:-1])
 
-    def vp_levels(self, timesteps: Array, final_alpha_cumprod: float) -> Levels:
+    def vp_levels(self, timesteps: Array, final_alpha_cumprod: float = 1.0) -> Levels:
         """VP levels at whole timesteps, ending at `final_alpha_cumprod`."""
         if timesteps[0] >= self.count:
             raise ValueError(f"the first timestep is {timesteps[0]:g}, and training had {self.count}: "
@@ -123,17 +126,13 @@ class NoiseSchedule:
         kept = np.append(self.alphas_cumprod[timesteps.astype(int)], final_alpha_cumprod)
         return Levels(timesteps, np.sqrt(kept), np.sqrt(1 - kept))
 
-    def training_levels(self, ve: bool) -> Levels:
+    def training_levels(self, ve: bool = False) -> Levels:
         """Every training timestep, falling."""
         times = np.arange(self.count, dtype=np.float64)[::-1]
-        if not ve:
-            return self.vp_levels(times, 1.0)
-        sigmas = np.append(self.sigmas[::-1], 0.0)
-        return Levels(times, np.ones_like(sigmas), sigmas)
+        return ve_levels(times, self.sigmas[::-1]) if ve else self.vp_levels(times)
 
     def spaced(self, spacing: str, steps: int, offset: int = 0, count: int | None = None) -> Array:
         """`steps` timesteps below `count`, falling (Lin et al. 2024, table 2); whole numbers except for some `linspace`."""
-        check_choice("timestep_spacing", spacing, SPACINGS)
         count = self.count if count is None else count
         if not steps <= count <= self.count:
             raise ValueError(f"num_train_timesteps is {count}, but must be from {steps}, the number of steps, to {self.count}")
@@ -143,19 +142,9 @@ class NoiseSchedule:
             return np.arange(steps, dtype=np.float64)[::-1] * (count // steps) + offset
         return np.round(np.arange(count, 0, -count / steps, dtype=np.float64))[:steps] - 1
 
-    def spaced_sigmas(
-        self, config: Any, steps: int, timesteps: Array | None = None, count: int | None = None
-    ) -> tuple[Array, Array]:
-        """The timesteps and VE levels of `steps` steps: of the config's spacing (below `count`) or the given timesteps, or by
-        its ramp."""
-        if timesteps is not None and self.ramp is not None:
-            raise ValueError("timesteps cannot be given where the config places the levels by a ramp")
-        times = self.spaced(config.timestep_spacing, steps, config.steps_offset, count) if timesteps is None else timesteps
-        sigmas = np.interp(times, np.arange(self.count), self.sigmas)
-        if self.ramp is None:
-            return times, sigmas
-        sigmas = self.ramp(sigmas)
-        return self.timestep_of(sigmas), sigmas
+    def sigmas_at(self, timesteps: Array) -> Array:
+        """The VE level of each timestep; fractions interpolate."""
+        return np.asarray(np.interp(timesteps, np.arange(self.count), self.sigmas), dtype=np.float64)
 
     def timestep_of(self, sigmas: Array) -> Array:
         """The (fractional) timestep of each VE level, by interpolation between the logarithms of the levels."""
@@ -163,7 +152,7 @@ class NoiseSchedule:
         return np.asarray(np.interp(np.log(np.maximum(sigmas, 1e-10)), known, np.arange(self.count)), dtype=np.float64)
 
 
-# -- ramps: ways to place n levels between the largest and the smallest --------------------------------------------------
+# -- ramps: ways to place n levels between the largest and the smallest -------------------------------------------------
 
 
 def karras_ramp(largest: float, smallest: float, count: int, rho: float = 7.0) -> Array:
@@ -186,19 +175,18 @@ def beta_ramp(largest: float, smallest: float, count: int, a: float = 0.6, b: fl
     return np.asarray(smallest + beta.ppf(1 - np.linspace(0, 1, count), a, b) * (largest - smallest), dtype=np.float64)
 
 
-RAMPS = {"use_karras_sigmas": karras_ramp, "use_exponential_sigmas": exponential_ramp, "use_beta_sigmas": beta_ramp}
+Ramp = Callable[[float, float, int], Array]
+RAMPS: dict[str, Ramp] = {"use_karras_sigmas": karras_ramp, "use_lu_lambdas": exponential_ramp,
+                          "use_exponential_sigmas": exponential_ramp, "use_beta_sigmas": beta_ramp}
 
 
-def chosen_ramp(config: Any) -> Callable[[Array], Array] | None:
-    """The one ramp of `RAMPS` that a config turns on: from the levels of the timesteps to as many on the ramp.
-
-    Its ends are the config's `sigma_max` and `sigma_min`, or else those of the timesteps.
-    """
-    chosen = [ramp for option, ramp in RAMPS.items() if config.get(option)]
-    if len(chosen) > 1:
+def chosen_ramp(config: Any) -> Ramp | None:
+    """The ramp of `RAMPS` that a config turns on; its own `sigma_max` and `sigma_min` replace the ends that it is called with."""
+    chosen = [option for option in RAMPS if config.get(option)]
+    if len({*chosen} - {"use_lu_lambdas"}) > 1:
         raise ValueError("use_karras_sigmas, use_exponential_sigmas and use_beta_sigmas exclude each other")
-    return partial(_on_ramp, chosen[0], config.get("sigma_max"), config.get("sigma_min")) if chosen else None
+    return partial(_between, RAMPS[chosen[0]], config.get("sigma_max"), config.get("sigma_min")) if chosen else None
 
 
-def _on_ramp(ramp: Callable[..., Array], largest: float | None, smallest: float | None, sigmas: Array) -> Array:
-    return ramp(sigmas[0] if largest is None else largest, sigmas[-1] if smallest is None else smallest, len(sigmas))
+def _between(ramp: Ramp, highest: float | None, lowest: float | None, largest: float, smallest: float, count: int) -> Array:
+    return ramp(largest if highest is None else highest, smallest if lowest is None else lowest, count)

@@ -1,16 +1,18 @@
-"""PNDM: pseudo numerical methods, the Runge-Kutta and linear multistep solver of Liu et al. 2022."""
+"""Linear multistep methods: PNDM (Liu et al. 2022), with Runge-Kutta steps to begin with, IPNDM and LMS."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from ..config import register_to_config
-from .betas import BetaScheduler
+from .base import Scheduler
+from .betas import BetaScheduler, VEScheduler
+from .entries import BETAS, RAMPS, takes
+from .lambdas import through
 from .noise import Array, Levels
 from .table import Row
 
@@ -18,60 +20,38 @@ ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 2
 _RUNGE_KUTTA = (1 / 6, 1 / 3, 1 / 3, 1 / 6)
 
 
-def _opens_runge_kutta(times: Array) -> bool:
-    """Whether the next calls are at the start, the middle twice, and the end, where the step after begins."""
-    return len(times) == 5 and times[0] > times[1] == times[2] > times[3] == times[4]
-
-
+@takes(**BETAS, skip_prk_steps=False, set_alpha_to_one=False, prediction_type="epsilon", timestep_spacing="leading",
+       steps_offset=0)
 class PNDMScheduler(BetaScheduler):
     """Pseudo numerical methods for diffusion models (Liu et al. 2022). Second order.
 
     Begins with three Runge-Kutta steps of four model calls each (equation 13), or, with `skip_prk_steps`, with one
     repeated call; goes on with linear multistep steps (equation 12). So there are more model calls than steps:
-    `len(timesteps)` is the number of calls.
+    `len(timesteps)` is the number of calls. Outputs are mixed as they are, then read.
 
     Entered midway (image-to-image), the first two calls open the trajectory in the same way, though the second is told the
-    next timestep: from there on the sample lags a step behind what the model is told. It is the peer's choice, and its
-    pictures depend on it; with many steps it matters little.
-
-    Args:
-        skip_prk_steps: begin without Runge-Kutta steps.
-        set_alpha_to_one: end at a clean sample; otherwise at training timestep 0.
-        prediction_type: `"epsilon"` or `"v_prediction"` (outputs are mixed as they are, then read), or `"sample"`.
+    next timestep: from there on the sample lags a step behind what the model is told. It is the peer's choice.
     """
 
     memory = "output"
     tells_x0 = False
-
-    @register_to_config
-    def __init__(
-        self, num_train_timesteps: int = 1000, beta_start: float = 0.0001, beta_end: float = 0.02,
-        beta_schedule: str = "linear", trained_betas: Sequence[float] | None = None, skip_prk_steps: bool = False,
-        set_alpha_to_one: bool = False, prediction_type: str = "epsilon", timestep_spacing: str = "leading",
-        steps_offset: int = 0,
-    ):
-        self._prepare()
 
     def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None) -> Levels:
         times = self.noise_schedule.spaced(self.config.timestep_spacing, steps, self.config.steps_offset).round()
         half = self.noise_schedule.count // steps // 2
         if self.config.skip_prk_steps or steps < 4 or not half:
             calls = np.concatenate([times[:1], times[1:2], times[1:]])
-        else:  # three Runge-Kutta steps: start, middle, middle, end
+        else:  # three Runge-Kutta steps
             stages = [[start, end + half, end + half, end] for start, end in pairwise(times[:4])]
             calls = np.concatenate([*stages, times[3:]])
-        final = 1.0 if self.config.set_alpha_to_one else self.noise_schedule.alphas_cumprod[0]
-        return self.noise_schedule.vp_levels(calls, final)
+        return self.noise_schedule.vp_levels(calls, float(self.final_alpha_cumprod))
 
     def rows(self, levels: Levels, **options: Any) -> list[Row]:
         """One row a model call; `past` are the rows whose outputs open a step, the latest first."""
-        times = levels.timesteps
-        rows: list[Row] = []
-        past: list[int] = []
-        while len(rows) < len(levels):
-            i = len(rows)
-            past = [i, *past][:4]
-            if _opens_runge_kutta(times[i : i + 5]):
+        times, rows, past = levels.timesteps, list[Row](), list[int]()
+        while (i := len(rows)) < len(levels):
+            past, ahead = [i, *past][:4], times[i : i + 5]
+            if len(ahead) == 5 and ahead[0] > ahead[1] == ahead[2] > ahead[3] == ahead[4]:  # start, middle twice, end, next
                 mixes = ({i: 1.0}, {i + 1: 1.0}, {i + 2: 1.0}, dict(zip(range(i, i + 4), _RUNGE_KUTTA, strict=True)))
                 ends = (i + 1, i + 1, i + 3, i + 3)
                 rows += [self._transfer(levels, i, end, mix) for end, mix in zip(ends, mixes, strict=True)]
@@ -95,18 +75,60 @@ class PNDMScheduler(BetaScheduler):
         return replace(levels, alpha=alpha, sigma=sigma)
 
     def _transfer(self, levels: Levels, start: int, end: int, mix: dict[int, float]) -> Row:
-        """From the sample of row `start` to the level of row `end` by a mix of outputs (equation 11).
+        """`x' = alpha'/alpha · x + (sigma' - alpha'/alpha · sigma) · noise` (equation 11), the mix read as noise at `start`."""
+        scale = levels.alpha[end] / levels.alpha[start]
+        along, read = levels.sigma[end] - scale * levels.sigma[start], self.prediction(levels)
+        return Row(x={start: scale + along * read.noise_x[start]},
+                   m={j: along * read.noise_out[start] * weight for j, weight in mix.items()})
 
-        The equation is `x' = alpha'/alpha · x + (sigma' - alpha'/alpha · sigma) · noise`; the mixed outputs are read as
-        noise at the level of `start`.
-        """
-        alpha, sigma = levels.alpha, levels.sigma
-        scale = alpha[end] / alpha[start]
-        along = sigma[end] - scale * sigma[start]
-        reading_x, reading_out = {
-            "epsilon": (0.0, 1.0),
-            "v_prediction": (sigma[start], alpha[start]),
-            "sample": (1 / sigma[start], -alpha[start] / sigma[start]),
-            "flow_prediction": (1 / (alpha[start] + sigma[start]), alpha[start] / (alpha[start] + sigma[start])),
-        }[self.config.prediction_type]
-        return Row(x={start: scale + along * reading_x}, m={j: along * reading_out * w for j, w in mix.items()})
+
+@takes(num_train_timesteps=1000, trained_betas=None)
+class IPNDMScheduler(Scheduler):
+    """Linear multistep for models of `v` on trigonometric levels (Zhang & Chen 2023, "improved PNDM"). Second order.
+
+    The levels are `sigma = sin²(π t / 2)` and `alpha² + sigma² = 1` for evenly spaced `t` from 1 to 0; the model is told their
+    angle, `2/π · atan2(sigma, alpha)`, from 1 (noise) to 0. At 1, where there is no signal, the clean sample counts as 0,
+    whatever the model says; but for a single step. The weights are those of even steps.
+    """
+
+    memory = "noise"
+    tells_x0 = False
+    timestep_dtype = np.float32
+    prediction_types = ("v_prediction",)
+
+    def levels(self, steps: int, timesteps: Array | None = None, sigmas: Array | None = None) -> Levels:
+        given = self.config.trained_betas
+        sigma = np.sin(np.linspace(1, 0, steps + 1) * np.pi / 2) ** 2 if given is None else np.asarray(given, dtype=np.float64)
+        alpha = np.sqrt(1 - sigma**2)
+        if len(alpha) == 2:
+            alpha[0] = max(alpha[0], 2**-24)
+        times = 2 / np.pi * np.arctan2(sigma, alpha)[:-1]
+        return Levels(times.astype(np.float32).astype(np.float64), alpha, sigma)
+
+    def row(self, levels: Levels, i: int, **options: Any) -> Row:
+        """`x' = alpha'/alpha · x + (sigma' - alpha'/alpha · sigma) · Σ_j w_j · noise_j`, `w` of Adams and Bashforth."""
+        scale = levels.alpha[i + 1] / levels.alpha[i] if levels.alpha[i] > 0 else 0.0
+        along, past = levels.sigma[i + 1] - scale * levels.sigma[i], range(i, max(i - 4, -1), -1)
+        return Row(x={i: scale}, m={j: along * w for j, w in zip(past, ADAMS_BASHFORTH[len(past) - 1], strict=True)})
+
+
+@takes(**BETAS, **RAMPS, prediction_type="epsilon", timestep_spacing="linspace", steps_offset=0)
+class LMSDiscreteScheduler(VEScheduler):
+    """Linear multistep (Adams-Bashforth) on `dx/dsigma = noise`, on the uneven levels as they are. Order 4 by default.
+
+    A trajectory entered midway grows its history from there. Samples are variance-exploding: see `VEScheduler`.
+    """
+
+    memory = "noise"
+
+    def row(self, levels: Levels, i: int, order: int = 4, **options: Any) -> Row:
+        """`x' = x + ∫ noise dsigma`, by the polynomial in sigma through the noise of the last `order` rows."""
+        if order < 1:
+            raise ValueError(f"order is {order}, but must be 1 or more")
+        past, h = range(i, max(i - order, -1), -1), levels.sigma[i + 1] - levels.sigma[i]
+        return Row(x={i: 1.0}, m=through(levels.sigma, i, i + 1, past, [h / (k + 1) for k in range(len(past))]))
+
+    def step(self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, order: int = 4,  # type: ignore[override]
+             return_dict: bool = True) -> Any:
+        """The sample [B, …] at the next level, by a polynomial through the last `order` slopes."""
+        return self._step(model_output, timestep, sample, None, return_dict, order=order)

@@ -42,16 +42,15 @@ def read_prediction(kind: str, levels: Levels) -> Prediction:
     """
     check_choice("prediction_type", kind, (*PREDICTION_TYPES, "original_sample"))
     alpha, sigma = levels.alpha[:-1], levels.sigma[:-1]
-    zero, one = np.zeros_like(alpha), np.ones_like(alpha)
+    zero, one, norm, total = np.zeros_like(alpha), np.ones_like(alpha), np.hypot(alpha, sigma), alpha + sigma
     with np.errstate(divide="ignore", invalid="ignore"):  # a level without signal or noise has no such reading
         if kind == "epsilon":
             return Prediction(1 / alpha, -sigma / alpha, zero, one)
-        if kind in ("sample", "original_sample"):
-            return Prediction(zero, one, 1 / sigma, -alpha / sigma)
+        if kind == "v_prediction":
+            return Prediction(alpha / norm**2, -sigma / norm, sigma / norm**2, alpha / norm)
         if kind == "flow_prediction":
-            return Prediction(one / (alpha + sigma), -sigma / (alpha + sigma), one / (alpha + sigma), alpha / (alpha + sigma))
-        norm = np.hypot(alpha, sigma)
-        return Prediction(alpha / norm**2, -sigma / norm, sigma / norm**2, alpha / norm)
+            return Prediction(1 / total, -sigma / total, 1 / total, alpha / total)
+        return Prediction(zero, one, 1 / sigma, -alpha / sigma)
 
 
 def read_preconditioned(sigma: Array, sigma_data: float, sign: float = 1.0, sigma_min: float = 0.0) -> Prediction:
@@ -67,9 +66,8 @@ def read_preconditioned(sigma: Array, sigma_data: float, sign: float = 1.0, sigm
 def make_clip(config: Any) -> Clip | None:
     """What a config does to every predicted clean sample: threshold, clip, or nothing (`None`)."""
     if config.get("thresholding"):
-        ratio, limit = config.dynamic_thresholding_ratio, config.sample_max_value
-        return partial(dynamic_threshold, ratio=ratio, limit=limit)
-    if config.get("clip_sample"):
+        return partial(dynamic_threshold, ratio=config.dynamic_thresholding_ratio, limit=config.sample_max_value)
+    if config.get("clip_sample") or config.get("clip_denoised"):
         bound = config.get("clip_sample_range", 1.0)
         return partial(torch.clamp, min=-bound, max=bound)
     return None

@@ -20,13 +20,14 @@ import torch
 from torch import Tensor
 
 from ..randomness import Generators, randn
-from .columns import Columns
 from .noise import Levels
 from .prediction import Clip, Prediction
 
 Memory = Literal["x0", "noise", "output"]
 State = list[Tensor | None]
-Weight = float | Tensor
+Terms = tuple[tuple[int, float], ...]
+"""A weighted sum: places among `(x, output, clipped x0, fresh noise, *slots)`, and their weights; a weight of 1 first."""
+_X, _OUTPUT, _X0, _NOISE, _SLOTS = range(5)
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,15 @@ class Row:
 
 
 class Step(NamedTuple):
-    """One step, compiled: weights of the tensors at hand, and where two of them are kept for later rows."""
+    """One step, compiled: what it mixes, and which slots keep two things for later rows."""
 
-    x: float
-    output: float
-    x0: float  # of the clipped clean sample; 0 where nothing clips
-    kept: tuple[float, ...]  # one a slot
+    following: Terms
+    x0: Terms  # before it is clipped
+    m: Terms
     noise: float | None
     keep_m: int | None
     keep_x: int | None
-    m_x: float  # m = m_x · x + m_output · output + m_x0 · x0
-    m_output: float
-    m_x0: float
+    clips: bool
 
 
 class Table:
@@ -64,18 +62,15 @@ class Table:
         ends_step: [n] whether a row's model call is the last of its solver step.
     """
 
-    def __init__(
-        self, levels: Levels, rows: Sequence[Row], prediction: Prediction, memory: Memory, clip: Clip | None,
-        timesteps: Tensor, input_scale: Sequence[float], init_noise_sigma: float,
-    ):
-        self.levels = levels
+    def __init__(self, levels: Levels, rows: Sequence[Row], prediction: Prediction, memory: Memory, clip: Clip | None,
+                 timesteps: Tensor, input_scale: Sequence[float], init_noise_sigma: float):
+        self.levels, self.clip = levels, clip
         self.timesteps, self.input_scale, self.init_noise_sigma = timesteps, input_scale, init_noise_sigma
-        self.prediction = Prediction(*(weights.tolist() for weights in prediction))
-        self.clip = clip
         self._columns: dict[torch.device, Columns] = {}
         self.slots, places = _assign_slots(rows)
         self._reads_x = [tuple(row.x) for row in rows]
-        self.steps = [self._compile(i, row, places, memory) for i, row in enumerate(rows)]
+        readings = zip(*(weights.tolist() for weights in prediction), strict=True)
+        self.steps = [self._compile(i, *each, places, memory) for i, each in enumerate(zip(rows, readings, strict=True))]
         self.ends_step = [True] * len(rows)
 
     def count_steps(self) -> None:
@@ -95,29 +90,26 @@ class Table:
     def __len__(self) -> int:
         return len(self.steps)
 
-    def _compile(self, i: int, row: Row, places: dict[tuple[str, int], int], memory: Memory) -> Step:
-        alpha, sigma = float(self.levels.alpha[i]), float(self.levels.sigma[i])
-        x0_x, x0_out, noise_x, noise_out = (weights[i] for weights in self.prediction)
-        if memory == "output":
-            m_x, m_output, m_x0 = 0.0, 1.0, 0.0
-        elif self.clip is not None:
-            m_x, m_output, m_x0 = (0.0, 0.0, 1.0) if memory == "x0" else (1 / sigma, 0.0, -alpha / sigma)
-        else:
-            m_x, m_output, m_x0 = (x0_x, x0_out, 0.0) if memory == "x0" else (noise_x, noise_out, 0.0)
-        m, kept = row.m.get(i, 0.0), [0.0] * self.slots
-        for kind, weights in (("x", row.x), ("m", row.m)):
+    def _compile(self, i: int, row: Row, reading: Sequence[float], places: Mapping[tuple[str, int], int], memory: Memory) -> Step:
+        x0, raw_noise, m = tuple(enumerate(reading[:2])), tuple(enumerate(reading[2:])), _terms([(_OUTPUT, 1.0)])
+        if memory == "x0":
+            m = x0 if self.clip is None else ((_X0, 1.0),)
+        elif memory == "noise" and self.clip is not None:
+            alpha, sigma = float(self.levels.alpha[i]), float(self.levels.sigma[i])
+            m = (_X, 1 / sigma), (_X0, -alpha / sigma)
+        elif memory == "noise":
+            m = raw_noise
+        mixed = {_NOISE: float(row.noise or 0.0)}
+        for kind, weights, own in (("x", row.x, ((_X, 1.0),)), ("m", row.m, m), ("noise", {i: row.raw_noise}, raw_noise)):
             for j, weight in weights.items():
-                if j != i:
-                    kept[places[kind, j]] = float(weight)
-        return Step(  # of Python's numbers, which PyTorch takes faster than NumPy's
-            x=float(row.x.get(i, 0.0) + _times(m, m_x) + _times(row.raw_noise, noise_x)),
-            output=float(_times(m, m_output) + _times(row.raw_noise, noise_out)),
-            x0=float(_times(m, m_x0)), kept=tuple(kept), noise=None if row.noise is None else float(row.noise),
-            keep_m=places.get(("m", i)), keep_x=places.get(("x", i)),
-            m_x=m_x, m_output=m_output, m_x0=m_x0,
-        )
+                for place, share in own if j == i else ((_SLOTS + places[kind, j], 1.0),):
+                    if weight:  # one of 0 wins over a reading that does not exist (is infinite)
+                        mixed[place] = mixed.get(place, 0.0) + float(weight) * share
+        following, keep_m, keep_x = _terms(mixed.items()), places.get(("m", i)), places.get(("x", i))
+        clips = self.clip is not None and (keep_m is not None or any(place == _X0 for place, _ in following))
+        return Step(following, _terms(x0), _terms(m), None if row.noise is None else float(row.noise), keep_m, keep_x, clips)
 
-    # -- one step -----------------------------------------------------------------------------------------------------
+    # -- one step -------------------------------------------------------------------------------------------------------
 
     def new_state(self) -> State:
         """The empty memory with which a generation begins."""
@@ -131,14 +123,16 @@ class Table:
         """Fresh noise [B, …] for step `i` of the sample `x`, if it takes any."""
         return randn(x.shape, generator, x.device, dtype) if self.draws_noise(i) else None
 
-    def mean_output(self, output: Tensor) -> Tensor:
-        """The part of a model's output that predicts the sample; all of it, but for models that learn variance."""
-        return output
+    def read(self, i: int | Tensor, output: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """What of a model's output predicts the sample, and the fresh noise; but for models that learn variance, as they are."""
+        return output, noise
 
     def denoised(self, i: int, output: Tensor, x: Tensor) -> Tensor:
         """The clean sample that the model sees in row `i`, clipped as configured."""
-        x, output = _wide(x), _wide(output)
-        x0 = weighted_sum([(self.prediction.x0_x[i], x), (self.prediction.x0_out[i], output)])
+        return self._denoised(self.steps[i], _wide(self.read(i, output)[0]), _wide(x))
+
+    def _denoised(self, step: Step, output: Tensor, x: Tensor) -> Tensor:
+        x0 = weighted_sum(step.x0, (x, output))
         return self.clip(x0) if self.clip else x0
 
     def columns(self, device: torch.device) -> Columns:
@@ -147,58 +141,104 @@ class Table:
             self._columns[device] = Columns(self, device)
         return self._columns[device]
 
-    def step(
-        self, i: int | Tensor, output: Tensor, x: Tensor, state: State, noise: Tensor | None = None, x0: Tensor | None = None
-    ) -> Tensor:
+    def step(self, i: int | Tensor, output: Tensor, x: Tensor, state: State, noise: Tensor | None = None,
+             x0: Tensor | None = None) -> Tensor:
         """The next sample. `state` takes in what later rows need; nothing else changes.
 
         Args:
-            i: the row; or [B] the row of each sample (see `columns.py`), and then in every step of the generation.
+            i: the row; or [B] the row of each sample (see `Columns`), and then in every step of the generation.
             output: [B, …] the model's output for `x`.
             x: [B, …] the sample at level `i`.
             state: from `new_state`, passed through all steps of one generation.
             noise: [B, …] standard normal, where `draws_noise(i)`.
             x0: [B, …] what `denoised` says, if that is known already.
         """
-        kind, x, output = x.dtype, _wide(x), _wide(output)
-        if isinstance(i, Tensor):
-            return self.columns(x.device).step(i, output, x, state, noise).to(kind)
-        step = self.steps[i]
-        if x0 is None and self.clip and (step.x0 or step.keep_m is not None):
-            x0 = self.denoised(i, output, x)
-        following = weighted_sum([
-            (step.x, x), (step.output, output), (step.x0, x0), (step.noise or 0.0, noise), *zip(step.kept, state, strict=True)])
+        if not isinstance(i, Tensor):
+            return self.advance(i, output, x, state, noise, x0)[0]
+        output, noise = self.read(i, output, noise)
+        return self.columns(x.device).step(i, _wide(output), _wide(x), state, noise).to(x.dtype)
+
+    def advance(self, i: int, output: Tensor, x: Tensor, state: State, noise: Tensor | None = None, x0: Tensor | None = None,
+                tells_x0: bool = False) -> tuple[Tensor, Tensor | None]:
+        """`step`, and what `denoised` says, if that is needed or to be told."""
+        (output, noise), step, kind = self.read(i, output, noise), self.steps[i], x.dtype
+        output, x = _wide(output), _wide(x)
+        if x0 is None and (tells_x0 or step.clips):
+            x0 = self._denoised(step, output, x)
+        at_hand = (x, output, x0, noise, *state)
+        following = weighted_sum(step.following, at_hand)
         if step.keep_m is not None:
-            state[step.keep_m] = weighted_sum([(step.m_x, x), (step.m_output, output), (step.m_x0, x0)])
+            state[step.keep_m] = weighted_sum(step.m, at_hand)
         if step.keep_x is not None:
             state[step.keep_x] = x
-        return following if following.dtype is kind else following.to(kind)
+        return following if following.dtype is kind else following.to(kind), x0
 
 
-def weighted_sum(terms: Iterable[tuple[float, Tensor | None]]) -> Tensor:
-    """`Σ weight · tensor` over the terms whose weight is not 0; one term of weight 1 is returned as it is."""
-    mixed = [(weight, tensor) for weight, tensor in terms if weight != 0 and tensor is not None]
-    if not mixed:
+class Extended(Table):
+    """Base of tables that do one thing differently from the one that they are made of."""
+
+    def __init__(self, table: Table):
+        self.__dict__.update(table.__dict__)
+
+
+class Columns:
+    """A table as tensors on a device, so that each sample of a batch can stand at a row of its own.
+
+    The arithmetic is that of `Table.step`, but a row index picks its weights by a gather: nothing is read back from the device
+    and nothing is decided in Python. So a step can be captured in a CUDA graph, and requests can join and leave a running batch.
+    """
+
+    def __init__(self, table: Table, device: torch.device):
+        self.clip = table.clip
+        self.following, self.x0, self.m = (torch.zeros(len(table), _SLOTS + table.slots, dtype=torch.float64) for _ in range(3))
+        self.keeps = torch.zeros(len(table), 2, table.slots, dtype=torch.bool)
+        for i, step in enumerate(table.steps):
+            x0 = step.x0 if step.clips else ()  # a reading that no row uses may be infinite, and must not meet a weight of 0
+            for weights, terms in ((self.following, step.following), (self.x0, x0), (self.m, step.m)):
+                for place, weight in terms:
+                    weights[i, place] = weight
+            for kind, slot in enumerate((step.keep_m, step.keep_x)):
+                if slot is not None:
+                    self.keeps[i, kind, slot] = True
+        self.following, self.x0, self.m, self.keeps = (each.to(device) for each in (self.following, self.x0, self.m, self.keeps))
+
+    def step(self, rows: Tensor, output: Tensor, x: Tensor, state: State, noise: Tensor | None = None) -> Tensor:
+        """`Table.step` for samples `x` [B, …] that stand at `rows` [B]; `noise` [B, …] counts where a row draws it."""
+        shape = (-1, *[1] * (x.ndim - 1))
+
+        def mixed(weights: Tensor, tensors: Sequence[Tensor | None]) -> Tensor:
+            pairs = zip(weights[rows].to(x.dtype).unbind(1), tensors, strict=False)
+            total, *others = (weight.view(shape) * tensor for weight, tensor in pairs if tensor is not None)
+            return sum(others, start=total)
+
+        held = [torch.zeros_like(x) if tensor is None else tensor for tensor in state]
+        at_hand = (x, output, self.clip(mixed(self.x0, (x, output))) if self.clip else None, noise, *held)
+        following, m, keeps = mixed(self.following, at_hand), mixed(self.m, at_hand[:_NOISE]), self.keeps[rows]
+        for k, tensor in enumerate(held):
+            state[k] = torch.where(keeps[:, 1, k].view(shape), x, torch.where(keeps[:, 0, k].view(shape), m, tensor))
+        return following
+
+
+def weighted_sum(terms: Terms, tensors: Sequence[Tensor | None]) -> Tensor:
+    """`Σ weight · tensor`; one term of weight 1 is returned as it is, and what is not there counts as 0."""
+    total, made_here = None, False
+    for place, weight in terms:
+        tensor = tensors[place]
+        if tensor is None:
+            continue
+        if total is None:
+            total, made_here = (tensor, False) if weight == 1 else (tensor * weight, True)
+        else:
+            total, made_here = total.add_(tensor, alpha=weight) if made_here else torch.add(total, tensor, alpha=weight), True
+    if total is None:
         raise ValueError("a step that mixes nothing")
-    if len(mixed) == 1:
-        weight, tensor = mixed[0]
-        return tensor if weight == 1 else tensor * weight
-    first = next((k for k, (weight, _) in enumerate(mixed) if weight == 1), None)  # it need not be multiplied
-    if first is None:
-        weight, tensor = mixed.pop(0)
-        total = tensor * weight
-    else:
-        _, start = mixed.pop(first)
-        weight, tensor = mixed.pop(0)
-        total = torch.add(start, tensor, alpha=weight)
-    for weight, tensor in mixed:
-        total.add_(tensor, alpha=weight)  # in place: it was made here
     return total
 
 
-def _times(weight: float, reading: float) -> float:
-    """A product in which a weight of 0 wins over a reading that does not exist (is infinite)."""
-    return weight * reading if weight else 0.0
+def _terms(weights: Iterable[tuple[int, float]]) -> Terms:
+    """Without weights of 0; one of 1 first, since it need not be multiplied."""
+    found = [term for term in weights if term[1]]
+    return tuple(sorted(found, key=lambda term: term[1] != 1) if len(found) > 1 else found)
 
 
 def _wide(tensor: Tensor) -> Tensor:
@@ -209,8 +249,7 @@ def _wide(tensor: Tensor) -> Tensor:
 def _assign_slots(rows: Sequence[Row]) -> tuple[int, dict[tuple[str, int], int]]:
     """Give each tensor that a later row mixes a slot, and free it after its last use.
 
-    Returns:
-        The number of slots, and the slot of `("x" or "m", row)`.
+    Returns the number of slots, and the slot of `("x" or "m", row)`.
     """
     last_use: dict[tuple[str, int], int] = {}
     for i, row in enumerate(rows):
