@@ -42,6 +42,13 @@ class Condition(Protocol):
         """Take over what `other` says, in the same memory."""
 
 
+class Time(Condition, Protocol):
+    """A condition that a call may leave something in."""
+
+    def receive(self, other: Any) -> None:
+        """Take over what a call has left in `other`."""
+
+
 class Recordings:
     """The recordings of one model, by what its inputs look like. They stay with this very object, and are never saved."""
 
@@ -86,7 +93,7 @@ def call(model: nn.Module, sample: Tensor, time: Any, text: Any = None) -> Tenso
 
 
 def _recorded(
-    kept: Recordings, key: Any, model: nn.Module, sample: Tensor, time: Condition, text: Condition | None, scope: Scope
+    kept: Recordings, key: Any, model: nn.Module, sample: Tensor, time: Time, text: Condition | None, scope: Scope
 ) -> _Recording | None:
     """A new recording for these inputs, once they were seen often enough and if there can be one."""
     calls = kept.calls.get(key, 0)
@@ -108,7 +115,7 @@ def _recorded(
 
 
 class _Recording:
-    def __init__(self, model: nn.Module, sample: Tensor, time: Condition, text: Condition | None, scope: Scope):
+    def __init__(self, model: nn.Module, sample: Tensor, time: Time, text: Condition | None, scope: Scope):
         self.sample, self.time, self.text = sample.clone(), time.fixed(), text and text.fixed()
         self.served: weakref.ref[Condition] | None = None  # the text whose generation it served last
         self.tensors, self.parts = _tensors(model), list(map(id, model.modules()))
@@ -129,13 +136,15 @@ class _Recording:
             scope |= {model, *self.prepared}
         return same
 
-    def __call__(self, sample: Tensor, time: Condition, text: Condition | None) -> Tensor:
+    def __call__(self, sample: Tensor, time: Time, text: Condition | None) -> Tensor:
         if text is not None and self.text is not None and (self.served is None or self.served() is not text):
             self.text.update(text)
             self.served = weakref.ref(text)
         self.sample.copy_(sample)
         self.time.update(time)
-        return self.run.replay()
+        result = self.run.replay()
+        time.receive(self.time)
+        return result
 
 
 class CudaGraph:
