@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from calotype.pipelines.quality import QUALITIES
 from calotype.recipe import DTYPES, KEY, SYNTAXES, Recipe, pixel_hash
 from calotype.registry import SCHEDULERS
 from calotype.tasks import TASKS
@@ -39,6 +40,7 @@ def recipes_of(batch: int, task: str) -> st.SearchStrategy[Recipe]:
         versions=st.dictionaries(st.text(), st.text()), strength=st.floats(0, 1), padding=st.none() | st.integers(0, 8192),
         blur=st.integers(0, 1024), overlay=st.booleans(), prompt_syntax=st.sampled_from([None, *SYNTAXES]),
         long_prompts=st.booleans(), clip_skip=st.none() | st.integers(0, 100), task=st.just(task),
+        quality=st.sampled_from(QUALITIES),
         inputs=st.fixed_dictionaries(dict.fromkeys(TASKS[task].inputs, noted)))
 
 
@@ -111,6 +113,7 @@ def test_other_programs_see_the_usual_words(tmp_path):
     ({"overlay": 1}, "overlay is bool, and this is 1"),
     ({"prompt_syntax": "latex"}, "prompt_syntax is 'latex', but must be None, 'a1111' or 'compel'"),
     ({"clip_skip": True}, "clip_skip is int"),
+    ({"quality": "low"}, "quality is 'low', but must be 'exact', 'high' or 'draft'"),
     ({"index": 2, "batch": 2}, "picture 2 with seed 7 cannot be one of 2"),
     ({"index": 8, "batch": 9}, "picture 8 with seed 7"),
     ({"seed": -1}, "seed is -1"),
@@ -144,7 +147,7 @@ def test_a_newer_format_is_read_as_far_as_it_is_known(tmp_path):
 
 
 def test_the_first_format_is_read(tmp_path):
-    since = ("inputs", "strength", "padding", "blur", "overlay", "prompt_syntax", "long_prompts", "clip_skip")
+    since = ("inputs", "strength", "padding", "blur", "overlay", "prompt_syntax", "long_prompts", "clip_skip", "quality")
     first = {name: value for name, value in asdict(plain).items() if name not in since} | {"format": 1}
     assert Recipe.from_png(write(tmp_path / "x.png", json.dumps(first))) == plain
 

@@ -18,6 +18,7 @@ from typing import Any
 from . import __version__
 from .files import staged_file
 from .hub import BUNDLED
+from .pipelines.quality import QUALITIES
 from .registry import SCHEDULERS, find, known
 from .tasks import TASKS, OnStep, perform, turned
 from .words import check_choice, check_keywords, listing, nearest
@@ -34,7 +35,7 @@ _LIMITS = {"steps": (1, 10_000), "height": (1, 8192), "width": (1, 8192), "seed"
            "clip_skip": (0, 100)}
 _DIGITS = {"model_hash": 64, "pixels": 64, "revision": 40}
 _CHOICES = {"dtype": DTYPES, "task": tuple(TASKS), "generator": ("torch CPU mt19937",), "format": (FORMAT,),
-            "prompt_syntax": (None, *SYNTAXES)}
+            "prompt_syntax": (None, *SYNTAXES), "quality": QUALITIES}
 
 
 def versions() -> dict[str, str]:
@@ -61,7 +62,7 @@ class Recipe:
         device: the type of device. versions: see `versions`. pixels: its `pixel_hash`, set when it is saved.
         task: one of `TASKS`. inputs: the pictures it was made of: for each role the name of its `"file"` and the hash of its
             `"pixels"`. strength, padding, blur, overlay: as the command line has them.
-        prompt_syntax, long_prompts, clip_skip: as `Request` has them.
+        prompt_syntax, long_prompts, clip_skip, quality: as `Request` has them.
     """
 
     model: str
@@ -93,6 +94,7 @@ class Recipe:
     prompt_syntax: str | None = None
     long_prompts: bool = False
     clip_skip: int | None = None
+    quality: str = "exact"
     format: int = FORMAT
 
     def __post_init__(self) -> None:
@@ -175,6 +177,7 @@ class Recipe:
         unwanted = f"\nNegative prompt: {self.negative_prompt}" if self.negative_prompt else ""
         others = f"Denoising strength: {self.strength:g}, " if self.inputs else ""
         others += f"Clip skip: {self.clip_skip + 1}, " if self.clip_skip is not None else ""  # their 1 leaves out no layer
+        others += f"Quality: {self.quality}, " if self.quality != "exact" else ""
         shown = (f"{self.prompt}{unwanted}\nSteps: {self.steps}, Sampler: {self.scheduler}, CFG scale: {self.guidance:g}, "
                  f"Seed: {self.seed}, Size: {self.width}x{self.height}, Model hash: {self.model_hash[:10]}, "
                  f"Model: {self.model}, {others}Version: Calotype {__version__}")

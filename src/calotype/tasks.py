@@ -111,6 +111,7 @@ def perform(recipe: Recipe, pipeline: Any, inputs: Mapping[str, Any], on_step: O
                  "num_images_per_prompt": recipe.batch, "clip_skip": recipe.clip_skip, "prompt_syntax": recipe.prompt_syntax,
                  "long_prompts": recipe.long_prompts}
         call |= {"negative_prompt": recipe.negative_prompt} if recipe.negative_prompt else {}  # some pipelines take none
+        call |= {"quality": recipe.quality} if recipe.quality != "exact" else {}
     own, finish = _PARTS.get(recipe.task, _from_text)(recipe, pipeline, inputs)
     for step in pipeline.stream(**call, **own):
         on_step(step.call + 1, step.calls)

@@ -156,6 +156,18 @@ def test_what_is_said_of_a_prompt(tiny, here):
         assert "identical" in call("reproduce", f"{name}.png", "--model", tiny)
 
 
+def test_quality_is_in_the_recipe(tiny, here):
+    pixels = set()
+    for word in ("exact", "high", "draft"):
+        call("generate", "a cat", "-o", f"{word}.png", "--model", tiny, "--steps", 12, "--seed", 1, "--quality", word)
+        recipe = Recipe.from_png(f"{word}.png")
+        pixels.add(recipe.pixels)
+        assert recipe.quality == word
+        assert "identical" in call("reproduce", f"{word}.png", "--model", tiny)
+    assert len(pixels) == 3
+    assert "quality is 'darft', but must be" in call("generate", "a cat", "--quality", "darft", code=2)
+
+
 def test_wildcards_are_chosen_by_the_seed(tiny, here):
     call("generate", "a {red|blue|green|pink} {heart|moon}", "-o", "x.png", "--model", tiny, "--steps", 1, "--seed", 3,
          "--count", 6, "--wildcards")

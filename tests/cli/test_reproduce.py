@@ -123,7 +123,7 @@ def test_a_hub_repository(tmp_path, monkeypatch):
 
 def test_the_first_format(apple):
     """A picture of Calotype 0.1, whose recipe knew texts alone."""
-    since = ("inputs", "strength", "padding", "blur", "overlay", "prompt_syntax", "long_prompts", "clip_skip")
+    since = ("inputs", "strength", "padding", "blur", "overlay", "prompt_syntax", "long_prompts", "clip_skip", "quality")
     with Image.open(apple) as picture:
         recipe = json.loads(picture.text["calotype"])
         kept = PngInfo()

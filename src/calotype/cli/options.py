@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from typer import Option
 
+from ..pipelines.quality import QUALITIES
 from ..recipe import DTYPES, SYNTAXES
 from ..scheduler_names import meaning
 from ..words import listing, nearest
@@ -88,6 +89,8 @@ class Wishes:
     wildcards: Annotated[bool, Option("--wildcards", help="Of {red|blue}, each picture has one, by its seed.")] = False
     long: Annotated[bool, Option("--long", help="Read prompts to their end, in chunks, where the model would cut them.")] = False
     clip_skip: Annotated[int | None, Option(min=0, max=100, help="Leave out that many last layers of the text encoder.")] = None
+    quality: Annotated[str, Option(callback=one_of("quality", QUALITIES), help=(
+        f"{', '.join(QUALITIES)}: how much may be approximated, to be quicker."))] = "exact"
 
     def read(self, prompt: str, seed: int) -> str:
         """The prompt of the picture with this seed."""
@@ -101,7 +104,8 @@ class Wishes:
         """What a recipe says of them; what is the pipeline's to say is left out."""
         given = {"steps": self.steps, "guidance": self.guidance}
         return {"negative_prompt": self.negative, "prompt_syntax": self.syntax, "long_prompts": self.long,
-                "clip_skip": self.clip_skip, **{name: value for name, value in given.items() if value is not None}}
+                "clip_skip": self.clip_skip, "quality": self.quality,
+                **{name: value for name, value in given.items() if value is not None}}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,6 +91,9 @@ class Moment:
         """Take over what `other` says, in the memory that this has."""
         self.times.update(other.times, slice(other.row, other.row + 1))
 
+    def receive(self, other: Moment) -> None:
+        """Take over what a call has left in `other`: nothing."""
+
 
 @dataclass(frozen=True)
 class Context:

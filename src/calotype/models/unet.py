@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+_Value = TypeVar("_Value")
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
@@ -24,6 +25,14 @@ def check_lengths(block_out_channels: Sequence[int], **per_level: Sequence[Any])
             raise ValueError(f"{name} has {len(values)} entries, and block_out_channels has {len(block_out_channels)}: "
                              "there must be one for each level")
     return list(block_out_channels)
+
+
+def per_level(name: str, value: _Value | Sequence[_Value], count: int) -> list[Any]:
+    """One value a level, from one for all or one for each."""
+    values = list(value) if isinstance(value, (list, tuple)) else [value] * count
+    if len(values) != count:
+        raise ValueError(f"{name} has {len(values)} entries for {count} levels")
+    return [tuple(each) if isinstance(each, list) else each for each in values]
 
 
 def skip_channels(widths: list[int], layers: list[int]) -> list[int]:

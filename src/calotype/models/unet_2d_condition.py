@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,12 @@ from .added_conditions import NEEDED, ImageTokens, added_embedding, given, proje
 from .base import Model
 from .blocks import BlockOptions, DownBlock, MidBlock, UpBlock, named
 from .conditioning import Context, Kept, Moment, repeated
+from .deep_features import deep_features, outermost_up
 from .embeddings import FourierFeatures, TimestepEmbedding, sinusoidal
 from .k_blocks import K_KINDS, KDownBlock, KUpBlock, check_unmixed
 from .layers import Conv2d, Linear, activation, normed
-from .unet import check_lengths, old_attention_name, skip_channels, whole_batch
+from .unet import check_lengths, old_attention_name, per_level, skip_channels, whole_batch
 from .unet_2d import UNet2DOutput
-
-_Value = TypeVar("_Value")
 
 
 class UNet2DConditionModel(Model):
@@ -93,12 +92,12 @@ class UNet2DConditionModel(Model):
         check_choice("cross_attention_norm", cross_attention_norm, (None, "group_norm") if joint else (None,))
         widths = check_lengths(block_out_channels, down_block_types=down_block_types, up_block_types=up_block_types)
         count = len(widths)
-        layers = _per_level("layers_per_block", layers_per_block, count)
-        head_channels = _per_level("attention_head_dim", attention_head_dim, count)
-        heads = head_channels if num_attention_heads is None else _per_level("num_attention_heads", num_attention_heads, count)
-        contexts = _per_level("cross_attention_dim", cross_attention_dim, count)
-        depths = _per_level("transformer_layers_per_block", transformer_layers_per_block, count)
-        only_cross = _per_level("only_cross_attention", only_cross_attention, count)
+        layers = per_level("layers_per_block", layers_per_block, count)
+        head_channels = per_level("attention_head_dim", attention_head_dim, count)
+        heads = head_channels if num_attention_heads is None else per_level("num_attention_heads", num_attention_heads, count)
+        contexts = per_level("cross_attention_dim", cross_attention_dim, count)
+        depths = per_level("transformer_layers_per_block", transformer_layers_per_block, count)
+        only_cross = per_level("only_cross_attention", only_cross_attention, count)
 
         self.conv_in = Conv2d(in_channels, widths[0], conv_in_kernel, padding=(conv_in_kernel - 1) // 2)
         time_channels = self._make_embeddings(widths[0], contexts[0])
@@ -110,7 +109,7 @@ class UNet2DConditionModel(Model):
             linear_projection=use_linear_projection, upcast=upcast_attention, downsample_padding=downsample_padding,
             norm_context=cross_attention_norm is not None,
         )
-        per_level = [
+        levels = [
             replace(options, layers=layers[i], heads=heads[i], head_channels=head_channels[i],
                     context_channels=contexts[i], transformer_layers=depths[i], only_cross=only_cross[i])
             for i in range(count)
@@ -122,16 +121,16 @@ class UNet2DConditionModel(Model):
         for i, (kind, width) in enumerate(zip(down_block_types, widths, strict=True)):
             last = i == count - 1
             if kind in K_KINDS and "Down" in kind:
-                self.down_blocks.append(KDownBlock(before, width, per_level[i], K_KINDS[kind], last))
+                self.down_blocks.append(KDownBlock(before, width, levels[i], K_KINDS[kind], last))
             else:
-                level = named(kind, per_level[i], "Down", others=K_KINDS)
+                level = named(kind, levels[i], "Down", others=K_KINDS)
                 level = _only_where_resnets_resize(level, resnet_skip_time_act, resnet_out_scale_factor)
                 self.down_blocks.append(DownBlock(before, width, level, downsample=not last))
             before = width
 
         middles = ("UNetMidBlock2DCrossAttn", "UNetMidBlock2DSimpleCrossAttn", "UNetMidBlock2D", None)
         check_choice("mid_block_type", mid_block_type, middles)
-        middle = replace(per_level[-1], scale=mid_block_scale_factor, attention="cross", only_cross=False)
+        middle = replace(levels[-1], scale=mid_block_scale_factor, attention="cross", only_cross=False)
         self.mid_block: MidBlock | None = None
         if mid_block_type == "UNetMidBlock2DCrossAttn":
             deep = middle.transformer_layers
@@ -150,9 +149,9 @@ class UNet2DConditionModel(Model):
             last = i == count - 1
             if kind in K_KINDS and "Up" in kind:
                 before = width if last else widths[::-1][i + 1]
-                self.up_blocks.append(KUpBlock(width, before, per_level[::-1][i], K_KINDS[kind], i == 0, last))
+                self.up_blocks.append(KUpBlock(width, before, levels[::-1][i], K_KINDS[kind], i == 0, last))
                 continue
-            level = replace(named(kind, per_level[::-1][i], "Up", others=K_KINDS), transformer_layers=up_depths[i])
+            level = replace(named(kind, levels[::-1][i], "Up", others=K_KINDS), transformer_layers=up_depths[i])
             level = _only_where_resnets_resize(level, resnet_skip_time_act, resnet_out_scale_factor)
             taken = [skips.pop() for _ in range(layers[::-1][i] + 1)]
             self.up_blocks.append(UpBlock(before, taken, width, level, upsample=not last))
@@ -233,23 +232,32 @@ class UNet2DConditionModel(Model):
             (hint,) = given(added_cond_kwargs, ["hint"])
             sample = torch.cat([sample, self.add_embedding.input_hint_block(hint)], dim=1)  # type: ignore[union-attr,operator]
 
-        x = self.conv_in(sample)
-        passed = [x]
-        for block in self.down_blocks:
-            x, made = block(x, time, context, self.run)
-            passed += made
-        if down_block_additional_residuals is not None:
-            passed = [own + more for own, more in zip(passed, down_block_additional_residuals, strict=True)]
-        if self.mid_block is not None:
-            x = self.mid_block(x, time, context, self.run)
-        if mid_block_additional_residual is not None:
-            x = x + mid_block_additional_residual
-        for block in self.up_blocks:
-            x = block(x, passed, time, context, self.run)
+        passed = [self.conv_in(sample)]
+        x = deep_features(time, context)
+        if x is None:
+            x = self._inner(passed, time, context, down_block_additional_residuals, mid_block_additional_residual)
+        x = outermost_up(self.up_blocks[-1], x, passed, time, context, self.run)
         if self.conv_norm_out is not None and self.conv_act is not None:
             x = normed(self.conv_norm_out, self.conv_act, x)
         x = context.for_each_text(self.conv_out(x))
         return UNet2DOutput(x) if return_dict else (x,)
+
+    def _inner(
+        self, passed: list[Tensor], time: Tensor | Moment, context: Context, more: Sequence[Tensor] | None, most: Tensor | None
+    ) -> Tensor:
+        """All levels but the last on the way up; `passed` gets what that will want. `more` and `most` are added on the way."""
+        x = passed[0]
+        for block in self.down_blocks:
+            x, made = block(x, time, context, self.run)
+            passed += made
+        passed[:] = passed if more is None else [own + other for own, other in zip(passed, more, strict=True)]
+        if self.mid_block is not None:
+            x = self.mid_block(x, time, context, self.run)
+        if most is not None:
+            x = x + most
+        for i in range(len(self.up_blocks) - 1):
+            x = self.up_blocks[i](x, passed, time, context, self.run)
+        return x
 
     # -- what never changes during a generation ---------------------------------------------------------------------------
 
@@ -320,14 +328,6 @@ class UNet2DConditionModel(Model):
     @classmethod
     def current_name(cls, name: str) -> str:
         return old_attention_name(name)
-
-
-def _per_level(name: str, value: _Value | Sequence[_Value], count: int) -> list[Any]:
-    """One value a level, from one for all or one for each."""
-    values = list(value) if isinstance(value, (list, tuple)) else [value] * count
-    if len(values) != count:
-        raise ValueError(f"{name} has {len(values)} entries for {count} levels")
-    return [tuple(each) if isinstance(each, list) else each for each in values]
 
 
 def _only_where_resnets_resize(options: BlockOptions, skip_time_act: bool, scale: float) -> BlockOptions:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..models.conditioning import repeated
+from ..models.deep_features import DeepFeatures, DeepMoment, check_reusable
 from ..models.embeddings import sinusoidal
 from ..prompts.encode import Prompt
 from ..randomness import randn, starting_noise
@@ -16,6 +17,7 @@ from ..runtime.recording import call
 from ..schedulers.table import Table
 from .generation import Generation
 from .guidance import guide
+from .quality import shallow_calls
 from .request import Request
 
 Guide = Callable[[Tensor], Tensor]
@@ -137,45 +139,54 @@ class GuidedGeneration(Generation):
             scale = _embed_scale(pipeline._guidance_scale, channels, self.dtype, self.device)
             self.held["w_embedding"] = scale.expand(self.size, -1)
 
-        def moments() -> Any:
-            beside = self.held.get("w_embedding", timestep_cond)
-            return unet.moments(timesteps if times is None else times, class_labels=self._for_copies(class_labels),
-                                timestep_cond=self._for_copies(beside))
+        shallow = shallow_calls(table, request.quality)
+        remembers = any(shallow)
+        if remembers:
+            check_reusable(unet)
+        deep, added = DeepFeatures(), torch.empty(0)  # what full steps leave for shallow ones; `added` by guidance
+        told: dict[bool, tuple[list[Any], Any]] = {}
 
-        at, kept = moments(), unet.keep(self.text)
+        def tell(half: bool) -> tuple[list[Any], Any]:
+            """All timesteps and the text, or the half of it that is wanted, as the model takes them."""
+            if half not in told:
+                text, beside = self.text[-self.size:] if half else self.text, self.held.get("w_embedding", timestep_cond)
+                told[half] = unet.moments(
+                    timesteps if times is None else times, class_labels=_for_copies(class_labels, text),
+                    timestep_cond=_for_copies(beside, text)), unet.keep(text)
+            return told[half]
 
         def predict(row: int, sample: Tensor) -> Tensor:
-            copies = len(self.text) // len(sample)
+            nonlocal added
+            reuse, copies = shallow[row] and deep.value is not None, len(self.text) // len(sample)
+            moments, kept = tell(reuse and copies == 2)
+            at = DeepMoment(moments[row].times, row, deep, reuse) if remembers else moments[row]
             parts = [sample, *(self.held[name] for name in joined)]
-            size = max(at[row].size, *map(len, parts))  # B, if nothing but the text tells the copies apart
+            size = max(at.size, *map(len, parts))  # B, if nothing but the text tells the copies apart
             whole = torch.cat([repeated(part, size) for part in parts], dim=1) if joined else repeated(sample, size)
-            output = call(unet, whole, at[row], kept)
+            output = call(unet, whole, at, kept)
             output = translate(output) if translate else output
             if copies == 1:
                 return output
-            return combine(output) if combine else guide(output, pipeline._guidance_scale, request.guidance_rescale)
+            if combine:
+                return combine(output)
+            if reuse:
+                output = torch.cat([output - added, output])
+            elif remembers:
+                added = output[len(sample):] - output[:len(sample)]
+            return guide(output, pipeline._guidance_scale, request.guidance_rescale)
 
         def after_step(row: int, sample: Tensor) -> Tensor:
-            nonlocal kept, at
             if put_back is not None:
                 sample = put_back(row, sample)
             if request.callback_on_step_end is not None:
                 text, scale = self.text, self.held.get("w_embedding")
                 sample = self._call_back(row, timesteps[row], sample)
-                if self.text is not text:
-                    kept = unet.keep(self.text)
                 if self.text is not text or self.held.get("w_embedding") is not scale:
-                    at = moments()
+                    told.clear()
+                    deep.value = None
             return sample
 
         return self.run(table, latents, predict, develop, request.generator, after_step, pipeline.vae)
-
-    def _for_copies(self, condition: Tensor | None) -> Tensor | None:
-        """[copies · B, …] of a condition of B pictures; of one of more copies than there are, the last, which are of what is
-        wanted."""
-        if condition is None or len(condition) >= len(self.text):
-            return condition if condition is None else condition[-len(self.text):]
-        return condition.repeat(len(self.text) // len(condition), *[1] * (condition.ndim - 1))
 
     def _call_back(self, row: int, timestep: Tensor, sample: Tensor) -> Tensor:
         everything = {**self.held, "latents": sample, "prompt_embeds": self.text, "negative_prompt_embeds": self.unwanted}
@@ -193,3 +204,11 @@ def _embed_scale(scale: float, channels: int, dtype: torch.dtype, device: torch.
     """[1, channels] a guidance scale for models that take it as an input (Meng et al. 2023; Luo et al. 2023)."""
     value = torch.tensor([(scale - 1) * 1000.0], device=device)
     return sinusoidal(value, channels, freq_shift=1).to(dtype)
+
+
+def _for_copies(condition: Tensor | None, text: Tensor) -> Tensor | None:
+    """[copies · B, …] of a condition of B pictures, as `text` has; of one of more copies than there are, the last, which are
+    of what is wanted."""
+    if condition is None or len(condition) >= len(text):
+        return condition if condition is None else condition[-len(text):]
+    return condition.repeat(len(text) // len(condition), *[1] * (condition.ndim - 1))

@@ -33,7 +33,7 @@ class StableDiffusionInstructPix2PixPipeline(StableDiffusionBase):
         """Whether predictions are guided: by text and picture at once, or not at all."""
         return super().do_classifier_free_guidance and self._image_guidance_scale >= 1
 
-    @takes_request(without=("guidance_rescale",))
+    @takes_request(without=("guidance_rescale", "quality"))
     def __call__(
         self, prompt: Prompt = None, image: Any = None, num_inference_steps: int = 100, guidance_scale: float = 7.5,
         image_guidance_scale: float = 1.5, latents: Tensor | None = None, *, request: Request,

@@ -15,7 +15,7 @@ from .img2img import check_strength
 from .request import Request, takes_request
 from .stable_diffusion import StableDiffusionBase
 
-_UNGUIDED = ("negative_prompt", "negative_prompt_embeds", "guidance_rescale")
+_UNGUIDED = ("negative_prompt", "negative_prompt_embeds", "guidance_rescale", "quality")
 
 
 class _Distilled(StableDiffusionBase):

@@ -15,6 +15,7 @@ from ..images import OUTPUT_TYPES
 from ..prompts.encode import Prompt
 from ..randomness import Generators
 from ..words import check_choice, check_keywords
+from .quality import QUALITIES
 
 OnStepEnd = Callable[[Any, int, Tensor, dict[str, Tensor]], Mapping[str, Any] | None]
 _Call = TypeVar("_Call", bound=Callable[..., Any])
@@ -37,6 +38,7 @@ class Request:
         clip_skip: leave out that many last layers of the text encoder.
         prompt_syntax: read weights in prompts by the rules of `"a1111"` or `"compel"`; see `docs/prompts.md`.
         long_prompts: read prompts longer than the text encoder's positions in chunks, instead of cutting them.
+        quality: `"exact"`, or approximations that are quicker, `"high"` and `"draft"`; see `docs/quality.md`.
         callback_on_step_end: called as `callback(pipeline, call, timestep, tensors)` after every model call, with the tensors
             named in `callback_on_step_end_tensor_inputs`; it may return some of them changed.
     """
@@ -54,12 +56,14 @@ class Request:
     clip_skip: int | None = None
     prompt_syntax: str | None = None
     long_prompts: bool = False
+    quality: str = "exact"
     callback_on_step_end: OnStepEnd | None = None
     callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",)
 
     def check(self, prompt: Prompt, callback_tensors: Sequence[str]) -> None:
         """Refuse what cannot be, before any work is done."""
         check_choice("output_type", self.output_type, OUTPUT_TYPES)
+        check_choice("quality", self.quality, QUALITIES)
         for name in self.callback_on_step_end_tensor_inputs:
             check_choice("a callback tensor", name, callback_tensors)
         if isinstance(self.num_images_per_prompt, bool) or self.num_images_per_prompt < 1:

@@ -44,6 +44,13 @@ class Condition(Protocol):
         """Take over what `other` says, in the same memory."""
 
 
+class Time(Condition, Protocol):
+    """A condition that a call may leave something in."""
+
+    def receive(self, other: Any) -> None:
+        """Take over what a call has left in `other`."""
+
+
 class Recordings:
     """The recordings of one model, by what its inputs look like. They stay with this very object, and are never saved."""
 
@@ -88,7 +95,7 @@ def call(model: nn.Module, sample: Tensor, time: Any, text: Any = None) -> Tenso
 
 
 def _recorded(
-    kept: Recordings, key: Any, model: nn.Module, sample: Tensor, time: Condition, text: Condition | None, scope: Scope
+    kept: Recordings, key: Any, model: nn.Module, sample: Tensor, time: Time, text: Condition | None, scope: Scope
 ) -> _Recording | None:
     """A new recording for these inputs, once they were seen often enough and if there can be one."""
     calls = kept.calls.get(key, 0)
@@ -110,7 +117,7 @@ def _recorded(
 
 
 class _Recording:
-    def __init__(self, model: nn.Module, sample: Tensor, time: Condition, text: Condition | None, scope: Scope):
+    def __init__(self, model: nn.Module, sample: Tensor, time: Time, text: Condition | None, scope: Scope):
         if sample.is_cuda:
             sample = prepared(model, sample)
         self.sample, self.time, self.text = sample.clone(), time.fixed(), text and text.fixed()
@@ -133,13 +140,15 @@ class _Recording:
             scope.update({model, *self.prepared})
         return same
 
-    def __call__(self, sample: Tensor, time: Condition, text: Condition | None) -> Tensor:
+    def __call__(self, sample: Tensor, time: Time, text: Condition | None) -> Tensor:
         if text is not None and self.text is not None and (self.served is None or self.served() is not text):
             self.text.update(text)
             self.served = weakref.ref(text)
         self.sample.copy_(sample)
         self.time.update(time)
-        return self.run.replay()
+        result = self.run.replay()
+        time.receive(self.time)
+        return result
 
 
 def _predict(model: nn.Module, sample: Tensor, time: Any, text: Any) -> Tensor:
