@@ -211,4 +211,4 @@ def _for_copies(condition: Tensor | None, text: Tensor) -> Tensor | None:
     of what is wanted."""
     if condition is None or len(condition) >= len(text):
         return condition if condition is None else condition[-len(text):]
-    return condition.repeat(len(text) // len(condition), *[1] * (condition.ndim - 1))
+    return repeated(condition, len(text))

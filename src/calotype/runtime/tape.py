@@ -1,6 +1,6 @@
 """A function's operations on tensors, recorded once and replayed: for the CPU what a captured graph is for a GPU.
 
-On small pictures a network of a thousand operations spends a fifth of its time between them, in Python: looking up layers,
+On small pictures a network of a thousand operations spends a good part of its time between them, in Python: looking up layers,
 checking arguments, making views. All of that is the same in every call. A tape is the list of what is left.
 """
 
