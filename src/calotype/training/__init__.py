@@ -1,0 +1,1 @@
+"""Pieces for training: each of use in a loop of one's own, and the trainer and recipes that are made of them."""
