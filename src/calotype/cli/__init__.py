@@ -1,4 +1,4 @@
-"""The command line: `calotype generate | edit | inpaint | depth | sample | reproduce | info | schedulers`.
+"""The command line: `calotype generate | edit | inpaint | depth | sample | reproduce | evaluate | info | schedulers`.
 
 Nothing heavy is imported before a command needs it: help, and errors in what was typed, come at once.
 """
@@ -16,7 +16,7 @@ from typer import Option
 from typer.core import TyperGroup
 
 from .. import __version__
-from . import edit, generate, reproduce, show
+from . import edit, evaluate, generate, reproduce, show
 from .options import with_settings
 
 
@@ -76,6 +76,6 @@ def _everywhere(
     """Pictures by diffusion models. Each command has its own --help."""
 
 
-for command in (generate.generate, edit.edit, edit.inpaint, edit.depth, generate.sample, reproduce.reproduce, show.info,
-                show.schedulers):
+for command in (generate.generate, edit.edit, edit.inpaint, edit.depth, generate.sample, reproduce.reproduce,
+                evaluate.evaluate, show.info, show.schedulers):
     app.command()(with_settings(command))
