@@ -41,7 +41,8 @@ def test_fid_of_known_moments():
 def test_fid_by_the_root_of_a_matrix(count):
     """Also where there are fewer pictures than channels."""
     linalg = pytest.importorskip("scipy.linalg")
-    one, two = exactly(torch.zeros(5).double(), covariances(1), 40)[:count], exactly(torch.ones(5).double(), covariances(2), 50, 1)
+    one = exactly(torch.zeros(5).double(), covariances(1), 40)[:count]
+    two = exactly(torch.ones(5).double(), covariances(2), 50, 1)
     c1, c2 = (np.cov(each.numpy(), rowvar=False) for each in (one, two))
     offset = 1e-10 * np.eye(5)
     root = linalg.sqrtm((c1 + offset) @ (c2 + offset)).real

@@ -14,7 +14,7 @@ from ..recipe import DTYPES
 from ..words import some
 from .making import choose_device, note, progress
 from .options import CHECKPOINT, Device, Steps, one_of
-from .saving import check_writable
+from .saving import check_writable, save_sheet
 
 _FEATURES = ("encoder", "clip", "inception")
 
@@ -53,7 +53,7 @@ def evaluate(
     from ..evaluation.generating import takes_prompts
     from ..evaluation.judging import evaluate as judge
     from ..evaluation.reference import Reference
-    from ..evaluation.report import plain, save_sheet, table
+    from ..evaluation.report import plain, table
     from ..files import write_json
 
     rows = read_rows(data)
@@ -75,8 +75,7 @@ def evaluate(
         report["checkpoints"][name] = {
             "model_hash": content_hash(locate(model)[1]), "prompts_given": [vars(one) for one in chosen], **result}
         if sheets:
-            save_sheet(made, sheets / f"{name}.png")
-            typer.echo(f"saved {sheets / f'{name}.png'} ({len(made)} pictures)")
+            save_sheet(made, sheets / f"{name}.png", min(10, len(made)))
         if output:  # after each checkpoint: what is done stays, whatever comes of the next
             write_json(output, plain(report))
     _show(table(report["checkpoints"], report["baseline"]))

@@ -18,7 +18,6 @@ from .judging import judged_pictures as judged_pictures
 from .judging import pipeline_loss as pipeline_loss
 from .judging import reconstructed as reconstructed
 from .reference import Reference as Reference
-from .report import save_sheet as save_sheet
 from .report import table as table
 from .retrieval import nearest as nearest
 from .retrieval import retrieval as retrieval

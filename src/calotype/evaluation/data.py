@@ -24,7 +24,7 @@ TRAINED = (None, "train")
 class Row:
     """A picture of a data set: its file, its texts, and what is said of it."""
 
-    path: Path
+    path: str | os.PathLike[str]
     texts: tuple[str, ...] = ()
     label: str | None = None
     style: str | None = None
@@ -60,7 +60,7 @@ def read_rows(folder: str | os.PathLike[str]) -> list[Row]:
         rows = [Row(file) for file in sorted(folder.rglob("*")) if file.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")]
     if len(rows) < 2:
         raise ValueError(f"{str(folder)!r} has {len(rows)} pictures, and an evaluation needs at least 2")
-    if missing := [row.path.name for row in rows if not row.path.is_file()]:
+    if missing := [Path(row.path).name for row in rows if not Path(row.path).is_file()]:
         raise FileNotFoundError(f"{str(folder)!r} lacks pictures that its metadata.jsonl names: {some(missing, 3)}")
     return rows
 
@@ -129,15 +129,18 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def prompts_of(rows: Sequence[Row], count: int, seed: int = 0) -> list[Prompt]:
-    """Prompts from a data set: the first text of `count` pictures, evenly chosen from each split; picture i has seed + i."""
+    """Prompts from a data set: the first text of `count` pictures, as many of each split; picture i has seed + i."""
     if not (texts := [row for row in rows if row.texts]):
         raise ValueError("the data set has no texts, and so gives no prompts: give a file of prompts")
+    if count < 1:
+        raise ValueError(f"count is {count}, but must be at least 1")
     splits = sorted({row.split or "" for row in texts})
     shares = [count // len(splits) + (i < count % len(splits)) for i in range(len(splits))]
-    chosen = [row for split, share in zip(splits, shares, strict=True)
-              for row in evenly([row for row in texts if (row.split or "") == split], share)]
-    prompts = [Prompt(row.texts[0], seed + i, row.label, row.style, row.split) for i, row in enumerate(chosen)]
-    return repeated(prompts, count)
+    chosen = []
+    for split, share in zip(splits, shares, strict=True):
+        few = evenly([row for row in texts if (row.split or "") == split], share)
+        chosen += [few[i % len(few)] for i in range(share)]
+    return [Prompt(row.texts[0], seed + i, row.label, row.style, row.split) for i, row in enumerate(chosen)]
 
 
 def repeated(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
@@ -156,7 +159,12 @@ def evenly(rows: Sequence[Any], count: int) -> list[Any]:
 
 
 def read_pictures(rows: Sequence[Row], height: int, width: int) -> Tensor:
-    """[N, 3, height, width] in [-1, 1]: the middle of each picture in these proportions, resized."""
+    """[N, 3, height, width] in [-1, 1]: see `fitted`."""
+    return torch.cat([fitted(read_input(row.path), height, width) for row in rows])
+
+
+def fitted(picture: Any, height: int, width: int) -> Tensor:
+    """[1, 3, height, width] in [-1, 1]: the middle of a PIL image in these proportions, resized (bicubic, without aliasing)."""
     from PIL import ImageOps
 
-    return torch.cat([pil_to_tensor(ImageOps.fit(read_input(row.path), (width, height))) for row in rows])
+    return pil_to_tensor(ImageOps.fit(picture.convert("RGB"), (width, height)))

@@ -34,14 +34,19 @@ class Seen(NamedTuple):
 
 
 class Features(ABC):
-    """Vectors of pictures. A subclass says by `look` how they come about."""
+    """Vectors of pictures. A subclass says by `look` how they come about.
+
+    Attributes:
+        name: what a report calls them. size: height and width of the pictures, in pixels; others are resized.
+    """
 
     name: str
+    size: int
     device: torch.device
 
     @abstractmethod
     def look(self, pictures: Tensor) -> Seen:
-        """What is seen in pictures [B, 3, H, W] in [-1, 1], on the features' device."""
+        """What is seen in pictures [B, 3, size, size] in [-1, 1], on the features' device."""
 
     @torch.no_grad()
     def __call__(self, batches: Iterable[Tensor], on_done: Callable[[int], object] = lambda done: None) -> Seen:
@@ -53,7 +58,10 @@ class Features(ABC):
         parts: list[Seen] = []
         done = 0
         for batch in batches:
-            seen = self.look(batch.to(self.device, torch.float32))
+            batch = batch.to(self.device, torch.float32)
+            if tuple(batch.shape[2:]) != (self.size, self.size):
+                batch = F.interpolate(batch, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
+            seen = self.look(batch)
             parts.append(Seen(*(each.float().cpu() for each in seen)))
             done += len(batch)
             on_done(done)
@@ -76,7 +84,7 @@ class EncoderFeatures(Features):
         vae: an `AutoencoderKL` in place of the bundled one; numbers by another are others.
     """
 
-    name = "encoder"
+    name, size = "encoder", 128
 
     def __init__(self, vae: Any = None, device: torch.device | str = "cpu") -> None:
         if vae is None:
@@ -87,7 +95,6 @@ class EncoderFeatures(Features):
         self.vae = vae.to(self.device, torch.float32).eval()
 
     def look(self, pictures: Tensor) -> Seen:
-        pictures = _resized(pictures, 128)
         depths, latents = self._encode(F.avg_pool2d(pictures, 2))
         means, deviations = [], []
         for each in depths:
@@ -146,9 +153,10 @@ class ClipFeatures(Features):
             model = CLIPVisionModel.from_pretrained(folder)
         self.device = torch.device(device)
         self.model = model.to(self.device, torch.float32).eval()
+        self.size = int(self.model.config.image_size)
 
     def look(self, pictures: Tensor) -> Seen:
-        x = _resized(pictures, self.model.config.image_size) / 2 + 0.5
+        x = pictures / 2 + 0.5
         x = (x - x.new_tensor(self.mean)[:, None, None]) / x.new_tensor(self.deviation)[:, None, None]
         output = self.model(x)
         said = output.image_embeds if output.image_embeds is not None else output.pooler_output
@@ -161,7 +169,7 @@ class InceptionFeatures(Features):
     Nothing is downloaded: the weights must lie in torch.hub's folder, where torch-fidelity keeps them, or in `weights`.
     """
 
-    name = "inception"
+    name, size = "inception", 299
     file = "weights-inception-2015-12-05-6726825d.pth"
 
     def __init__(self, weights: str | os.PathLike[str] | None = None, device: torch.device | str = "cpu") -> None:
@@ -198,10 +206,3 @@ def make_features(
     if clip is not None:
         return ClipFeatures(clip, device)
     return EncoderFeatures(device=device) if name == "encoder" else InceptionFeatures(device=device)
-
-
-def _resized(pictures: Tensor, size: int) -> Tensor:
-    """[B, 3, size, size]; smaller ones without aliasing."""
-    if tuple(pictures.shape[2:]) == (size, size):
-        return pictures
-    return F.interpolate(pictures, (size, size), mode="bilinear", antialias=True, align_corners=False)

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..images.conversion import pil_to_tensor
 from ..tasks import defaults, native_size
-from .data import TRAINED, Prompt, Row, evenly, read_pictures
+from .data import TRAINED, Prompt, Row, evenly, fitted, read_pictures
 from .distances import fid, kid, psnr, ssim
 from .generating import generated, takes_prompts
 from .held_out import HeldOutLoss, held_out_loss
@@ -69,7 +68,8 @@ def evaluate(
 
 def judged_pictures(made: Sequence[Any], prompts: Sequence[Prompt], reference: Reference, seed: int = 0) -> dict[str, Any]:
     """What is said of PIL images, wherever they come from: FID, KID, and by their neighbours, for each split of the prompts."""
-    seen = reference.features(pil_to_tensor(picture) for picture in made)
+    size = reference.features.size
+    seen = reference.features(fitted(picture, size, size) for picture in made)
     found = reference.search(seen.shape)
     among = reference.seen.all[reference.trained]
     mean, deviation = kid(seen.all, among, seed=seed)
@@ -81,7 +81,7 @@ def judged_pictures(made: Sequence[Any], prompts: Sequence[Prompt], reference: R
     result["prompts"] = {name: {"count": len(which), **reference.judged(
         type(found)(found.indices[which], found.distances[which]), seen.style[which], [prompts[i] for i in which])}
         for name, which in parts.items()}
-    result["neighbours"] = [[reference.rows[i].path.name for i in row] for row in found.indices.tolist()]
+    result["neighbours"] = [[Path(reference.rows[i].path).name for i in row] for row in found.indices.tolist()]
     return result
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .data import TRAINED, Row, read_pictures
+from .data import TRAINED, Row, evenly, read_pictures
 from .features import Features, Seen
 from .retrieval import Neighbours, nearest, retrieval
 
@@ -34,7 +34,7 @@ class Reference:
         """Look at all pictures of a data set; `on_done` is told how many were."""
         def batches() -> Iterator[Tensor]:
             for start in range(0, len(rows), batch):
-                yield read_pictures(rows[start:start + batch], 128, 128)
+                yield read_pictures(rows[start:start + batch], features.size, features.size)
 
         return cls(list(rows), features(batches(), on_done), features)
 
@@ -62,7 +62,7 @@ class Reference:
 
         Of those held out; where there are none, of at most `most` training pictures, each without itself.
         """
-        chosen = [i for i, row in enumerate(self.rows) if row.split not in TRAINED] or self.trained[::-(-len(self.rows) // -most)]
+        chosen = [i for i, row in enumerate(self.rows) if row.split not in TRAINED] or evenly(self.trained, most)
         found = self.search(self.seen.shape[chosen], chosen)
         return {"count": len(chosen), **self.judged(found, self.seen.style[chosen], [self.rows[i] for i in chosen])}
 

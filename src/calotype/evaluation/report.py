@@ -1,15 +1,10 @@
-"""What evaluations come to: a table to read, JSON to keep, and contact sheets to look at."""
+"""What evaluations come to: a table to read, and JSON to keep."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-from ..files import staged_file
-
-_GAP = 4  # pixels between the pictures of a contact sheet
 
 
 def table(checkpoints: Mapping[str, Mapping[str, Any]], baseline: Mapping[str, Any]) -> list[list[str]]:
@@ -55,16 +50,3 @@ def plain(content: Any) -> Any:
     if isinstance(content, (list, tuple)):
         return [plain(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
-
-
-def save_sheet(pictures: Sequence[Any], path: str | Path, columns: int = 10) -> None:
-    """Save a contact sheet of PIL images, in rows."""
-    from PIL import Image
-
-    columns = min(columns, len(pictures))
-    wide, high = max(one.width for one in pictures) + _GAP, max(one.height for one in pictures) + _GAP
-    sheet = Image.new("RGB", (columns * wide - _GAP, math.ceil(len(pictures) / columns) * high - _GAP), "white")
-    for i, picture in enumerate(pictures):
-        sheet.paste(picture, (i % columns * wide, i // columns * high))
-    with staged_file(path) as scratch:
-        sheet.save(scratch)
