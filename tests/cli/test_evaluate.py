@@ -24,8 +24,8 @@ def drawings(tmp_path_factory):
 
 def test_two_checkpoints(tiny, drawings, here):
     other = shutil.copytree(tiny, here / "other")
-    words = ["evaluate", tiny, other, "--data", drawings, "--count", 6, "--steps", 2, "--measured", 4, "--batch", 4]
-    said = call(*words, "-o", "report.json", "--sheets", "sheets", "--pictures", "kept")
+    words = ["--data", drawings, "--count", 6, "--steps", 2, "--measured", 2]
+    said = call("evaluate", tiny, other, *words, "--batch", 4, "-o", "report.json", "--sheets", "sheets", "--pictures", "kept")
     assert "12 pictures, compared by 'encoder'" in said
     for measure in ("autoencoder PSNR, dB", "loss of the noise", "FID", "KID x 1000", "label, top 5, held out", "style, train",
                     "nearest training picture"):
@@ -45,7 +45,7 @@ def test_two_checkpoints(tiny, drawings, here):
     kept = {path.name: path.stat().st_mtime_ns for path in (here / "kept" / "tiny").iterdir()}
     assert len(kept) == 6
     next((here / "kept" / "tiny").iterdir()).unlink()
-    call(*words, "-o", "again.json", "--pictures", "kept", "--batch", 1)
+    call("evaluate", tiny, *words, "-o", "again.json", "--pictures", "kept", "--batch", 3)
     again = json.loads((here / "again.json").read_text())["checkpoints"]["tiny"]
     now = {path.name: path.stat().st_mtime_ns for path in (here / "kept" / "tiny").iterdir()}
     assert now.keys() == kept.keys()
