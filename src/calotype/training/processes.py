@@ -69,8 +69,8 @@ class Process:
         """Sample and target: see `schedulers.prediction.read_prediction`, of which this is the inverse."""
         alpha, sigma = levels.alpha, levels.sigma
         size, zero, one = torch.hypot(alpha, sigma), torch.zeros_like(alpha), torch.ones_like(alpha)
-        targets = {"epsilon": (zero, one), "sample": (one, zero), "v_prediction": (-sigma / size, alpha / size),
-                   "flow_prediction": (-one, one)}
+        targets = {"epsilon": (zero, one), "sample": (one, zero), "original_sample": (one, zero),
+                   "v_prediction": (-sigma / size, alpha / size), "flow_prediction": (-one, one)}
         return Terms(alpha, sigma, *targets[prediction_type])
 
 
