@@ -125,6 +125,11 @@ class Model(nn.Module, Configured):
         """Whether `name` is a tensor that older checkpoints hold and no model needs."""
         return False
 
+    @classmethod
+    def _known_elsewhere(cls) -> set[str]:  # what averages of a model in training leave in its config
+        return {"decay", "inv_gamma", "min_decay", "optimization_step", "power", "sigma_rel", "update_after_step",
+                "use_ema_warmup"}
+
     # -- what it is -------------------------------------------------------------------------------------------------
 
     @property
