@@ -80,7 +80,7 @@ class Entry:
         """What changes when the picture does: a file's length and time, a data set's fingerprint, or a hash of the pixels."""
         if isinstance(self.image, Path):
             status = self.image.stat()
-            return [self.name, status.st_size, status.st_mtime_ns]
+            return [str(self.image.resolve()), status.st_size, status.st_mtime_ns]
         if isinstance(self.image, Row) and (fingerprint := getattr(self.image.dataset, "_fingerprint", None)):
             return [fingerprint, self.image.number, self.image.column]
         image = self.read()
