@@ -14,7 +14,6 @@ from ..files import staged_file
 from ..recipe import Recipe
 
 
-
 def check_writable(path: Path, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
     """Find out before the work whether its result can be saved."""
     if path.is_dir():

@@ -58,7 +58,7 @@ def _command(name: str) -> Callable[..., None]:
     for key, field in settings.model_fields.items():
         default = "needed" if field.is_required() else _shown(field.default)
         option = Option(help=field.description, show_default=default, rich_help_panel=_panel(settings, key))
-        shown.append(_parameter(key, Annotated[_optional(field.annotation), option], None))  # type: ignore[misc]
+        shown.append(_parameter(key, Annotated[_optional(field.annotation), option], None))
     run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
     return run
@@ -79,8 +79,8 @@ def _optional(annotation: Any) -> Any:
     kinds = [kind for kind in _members(annotation) if kind is not type(None)]
     kind = kinds[0]
     if get_origin(kind) is list:
-        inner = get_args(kind)[0]
-        return list[str if get_origin(inner) is Literal else inner] | None  # type: ignore[misc]
+        inner: Any = get_args(kind)[0]
+        kind = types.GenericAlias(list, (str if get_origin(inner) is Literal else inner,))
     return (str if get_origin(kind) is Literal else kind) | None
 
 

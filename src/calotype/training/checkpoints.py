@@ -47,7 +47,7 @@ def save_checkpoint(
     tensors: dict[str, dict[str, Tensor]] = {}
     told: dict[str, Any] = dict(facts) | {"step": step, "players": {}}
     for name, (network, optimizer, average) in trained.items():
-        weights, state = get_state_dict(network, optimizer, options=_WHOLE)
+        weights, state = _states(network, optimizer)
         tensors[name] = weights
         moments, rest = _flattened(state["state"])
         tensors[f"{name}.optimizer"] = moments
@@ -80,16 +80,22 @@ def load_checkpoint(path: Path, trained: Mapping[str, tuple[Any, Any, Any]]) -> 
         about = told["players"][name]
         state = _unflattened(_read(path / f"{name}.optimizer.safetensors"), about["optimizer"])
         weights = _read(path / f"{name}.safetensors")
-        wanted, current = get_state_dict(network, optimizer, options=_WHOLE)
+        wanted, current = _states(network, optimizer)
         if weights.keys() != wanted.keys() or any(weights[key].shape != wanted[key].shape for key in wanted):
             raise ValueError(f"{str(path / name)!r} has other tensors than the network that is trained: it is of another run")
         # Groups are made by the settings, and rates by the step's number: only the state is a checkpoint's.
-        set_state_dict(network, optimizer, model_state_dict=weights, options=_WHOLE,
-                       optim_state_dict={"state": state, "param_groups": current["param_groups"]})
+        both: dict[str, Any] = {"model_state_dict": weights, "optim_state_dict": {**current, "state": state}}
+        set_state_dict(network, optimizer, **both, options=_WHOLE)
         if average is not None:
             shadows = _read(path / f"{name}.average.safetensors")
             _put_averages(average, [shadows[str(i)] for i in range(len(shadows))], about["average"])
     return told
+
+
+def _states(network: Any, optimizer: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The trained weights, and the optimiser's state, by the parameters' names."""
+    weights, state = get_state_dict(network, optimizer, options=_WHOLE)
+    return weights, dict(state)
 
 
 def _put_averages(average: Any, shadows: Sequence[Tensor], counted: Mapping[str, Any]) -> None:

@@ -85,4 +85,6 @@ def _seconds(task: Task, batch: Batch) -> float:
 
 
 def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.0f} minutes" if seconds > 90 else f"{seconds:.0f} s"
+    units = ((3600, "hours"), (60, "minutes"), (1, "seconds"))
+    size, unit = next((size, unit) for size, unit in units if seconds > 1.5 * size or size == 1)
+    return f"{seconds / size:.1f} {unit}"

@@ -20,7 +20,8 @@ class Progress:
     """Of steps `first` to `steps`, of `pictures` each. Losses are read once in `logging_steps`, since to read is to wait."""
 
     def __init__(self, steps: int, first: int, pictures: int, settings: Any, accelerator: Accelerator):
-        self._steps, self._first, self._pictures, self._settings, self._accelerator = steps, first, pictures, settings, accelerator
+        self._steps, self._first, self._pictures = steps, first, pictures
+        self._settings, self._accelerator = settings, accelerator
         self._waiting: dict[int, dict[str, Tensor]] = {}
         self._trackers: list[Any] = []
 

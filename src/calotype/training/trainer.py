@@ -75,7 +75,7 @@ class Trainer:
         for player in task.players:
             self._prepare(player, device)
 
-    # -- setting up -------------------------------------------------------------------------------------------------------
+    # -- setting up ------------------------------------------------------------------------------------------------------
 
     def _batches(self, first: int) -> Batches:
         return Batches(self.task.groups, self.settings.train_batch_size, self.settings.seed, first=first,
@@ -105,7 +105,7 @@ class Trainer:
         return {player.name: (player.network, self.optimizers[player.name].optimizer, self.averages[player.name])
                 for player in self.task.players}
 
-    # -- going on -----------------------------------------------------------------------------------------------------------
+    # -- going on --------------------------------------------------------------------------------------------------------
 
     def _resume(self) -> int:
         """Put the last checkpoint in place, if there is one that is wanted; the step from which to go on."""
@@ -139,7 +139,7 @@ class Trainer:
         scaler = self.accelerator.scaler
         return {"settings": settings, "scaler": scaler.state_dict() if scaler is not None else None}
 
-    # -- the run ----------------------------------------------------------------------------------------------------------------
+    # -- the run ---------------------------------------------------------------------------------------------------------
 
     def run(self) -> Trained:
         """Train to the end, from the last checkpoint on, and save the result in `output_dir`.
@@ -158,7 +158,7 @@ class Trainer:
             settings.write(folder / "settings.yaml")
         trained = Trained(self.steps, folder)
         loader = iter(DataLoader(
-            self.task.data, batch_sampler=self._batches(first * self.batches_a_step),  # type: ignore[arg-type]
+            self.task.data, batch_sampler=self._batches(first * self.batches_a_step),
             collate_fn=self.task.collate, num_workers=settings.dataloader_num_workers,
             pin_memory=self.accelerator.device.type == "cuda", persistent_workers=settings.dataloader_num_workers > 0))
         pictures = settings.train_batch_size * self.batches_a_step * self.accelerator.num_processes
@@ -212,7 +212,7 @@ class Trainer:
         return {name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
                 for name, value in batch.items()}
 
-    # -- results ------------------------------------------------------------------------------------------------------------------
+    # -- results ---------------------------------------------------------------------------------------------------------
 
     def _averaged(self) -> Iterator[AbstractContextManager[Any]]:
         for player in self.task.players:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..batches import Batches  # noqa: F401
 from ..captions import Captions
 from ..pictures import Pictures
-from ..task import Groups
 
 
 def open_pictures(settings: Any, resolution: int, captions: Captions | None = None, bucket_step: int = 64) -> Pictures:
@@ -31,8 +29,3 @@ def open_pictures(settings: Any, resolution: int, captions: Captions | None = No
             raise ValueError(f"split is {settings.split!r}, but the pictures' metadata say {', '.join(sorted(splits))}")
         pictures = pictures.where(split=settings.split)
     return pictures
-
-
-def groups_of(pictures: Pictures) -> Groups:
-    """Which pictures may be in one batch: all, or those of one size."""
-    return pictures.groups()

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from ...pipelines.base import DiffusionPipeline
 from ...prompts.encode import tokenized
-from ..captions import Captions
 from ..caches import LatentCache, sample_moments
+from ..captions import Captions
 from ..objectives import Objective
 from ..settings import Noise, Optimisation, Run, Text
 from ..task import Batch, Groups, Place, Player, Task, parameter_count
-from .data import groups_of, open_pictures
+from .data import open_pictures
 
 
 class TextGuidedSettings(Run, Text, Optimisation, Noise):
@@ -58,9 +58,9 @@ class TextGuided(Task):
         if settings.prediction_type:  # what is sampled with must read the output as it was trained
             self.pipeline.scheduler = type(scheduler).from_config(scheduler.config, prediction_type=settings.prediction_type)
         self.data: Any = self.pictures()
-        self.groups: Groups = groups_of(self.data)
+        self.groups: Groups = self.data.groups
 
-    # -- what a subclass says --------------------------------------------------------------------------------------------------
+    # -- what a subclass says --------------------------------------------------------------------------------------------
 
     def begun(self, pipeline: Any) -> Any:
         """The pipeline as the training begins with it."""
@@ -78,7 +78,7 @@ class TextGuided(Task):
         """[B] what each picture's loss is multiplied by."""
         return 1.0
 
-    # -- the task ----------------------------------------------------------------------------------------------------------------
+    # -- the task --------------------------------------------------------------------------------------------------------
 
     @property
     def factor(self) -> int:
@@ -98,7 +98,7 @@ class TextGuided(Task):
             say("cache_latents is left out: with random crops a picture is never the same")
         elif self.settings.cache_latents and not isinstance(self.data, LatentCache):
             say(f"encoding {len(self.data)} pictures, once")
-            self.data = LatentCache(self.data, self.pipeline.vae, self.settings.output_dir / "cache")
+            self.data = LatentCache.build(self.data, self.pipeline.vae, self.settings.output_dir / "cache")
 
     def collate(self, items: Sequence[Any]) -> Batch:
         batch = super().collate(items)
@@ -131,9 +131,9 @@ class TextGuided(Task):
     def samples(self) -> list[Any]:
         prompts = self.prompts() * self.settings.num_validation_images
         generators = [torch.Generator().manual_seed(self.settings.validation_seed + i) for i in range(len(prompts))]
-        made: list[Any] = []
+        steps, made = self.settings.validation_inference_steps, []
         for prompt, generator in zip(prompts, generators, strict=True):
-            made += self.pipeline(prompt, generator=generator, num_inference_steps=self.settings.validation_inference_steps).images
+            made += self.pipeline(prompt, generator=generator, num_inference_steps=steps).images
         return made
 
     def prompts(self) -> list[str]:
@@ -152,7 +152,8 @@ class TextGuided(Task):
 def _loaded(settings: Any) -> Any:
     name = settings.pretrained_model_name_or_path
     pipeline: Any = DiffusionPipeline.from_pretrained(name, torch_dtype=torch.float32)
-    missing = [part for part in ("vae", "text_encoder", "tokenizer", "unet", "scheduler") if getattr(pipeline, part, None) is None]
+    parts = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+    missing = [part for part in parts if getattr(pipeline, part, None) is None]
     if missing or pipeline.unet.config.in_channels != pipeline.vae.config.latent_channels:
         raise ValueError(f"{name!r} is a {type(pipeline).__name__}, and no text-to-image pipeline" + (
             f": it has no {', '.join(missing)}" if missing else ": its UNet is given more than latents"))

@@ -43,7 +43,7 @@ class Unconditional(Task):
         self.pipeline.set_progress_bar_config(disable=True)
         size = self.pipeline.unet.config.sample_size
         self.data = open_pictures(settings, size)
-        self.groups = len(self.data)
+        self.groups = self.data.groups
         self.objective = Objective(
             self.pipeline.scheduler, timestep_sampler=settings.timestep_sampler, snr_gamma=settings.snr_gamma,
             noise_offset=settings.noise_offset, input_perturbation=settings.input_perturbation)
@@ -57,7 +57,7 @@ class Unconditional(Task):
     def samples(self) -> list[Any]:
         generators = [torch.Generator().manual_seed(self.settings.validation_seed + i)
                       for i in range(self.settings.num_validation_images)]
-        return self.pipeline(  # type: ignore[operator]
+        return self.pipeline(
             len(generators), generators, num_inference_steps=self.settings.validation_inference_steps).images
 
     def save(self, folder: Path) -> None:
@@ -70,14 +70,15 @@ class Unconditional(Task):
 
 
 def _pipeline(settings: UnconditionalSettings) -> Any:
-    if settings.pretrained_model_name_or_path:
-        pipeline = DiffusionPipeline.from_pretrained(settings.pretrained_model_name_or_path, torch_dtype=torch.float32)
+    name = settings.pretrained_model_name_or_path
+    if name:
+        pipeline: Any = DiffusionPipeline.from_pretrained(name, torch_dtype=torch.float32)
         if not isinstance(getattr(pipeline, "unet", None), UNet2DModel):
-            raise ValueError(f"{settings.pretrained_model_name_or_path!r} is a {type(pipeline).__name__}, and has no UNet2DModel "
+            raise ValueError(f"{name!r} is a {type(pipeline).__name__}, and has no UNet2DModel "
                              "that makes pictures out of nothing")
         if settings.resolution and settings.resolution != pipeline.unet.config.sample_size:
-            raise ValueError(f"resolution is {settings.resolution}, but the network of {settings.pretrained_model_name_or_path!r} "
-                             f"is of {pipeline.unet.config.sample_size} pixels; leave resolution out")
+            raise ValueError(f"resolution is {settings.resolution}, but the network of {name!r} is of "
+                             f"{pipeline.unet.config.sample_size} pixels; leave resolution out")
         return pipeline
     if not settings.resolution:
         raise ValueError("resolution is needed to make a new network: the size of its pictures, in pixels")
