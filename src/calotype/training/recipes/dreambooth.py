@@ -19,6 +19,7 @@ from ...files import staged_file
 from ..batches import Draw
 from ..caches import LatentCache
 from ..captions import Captions
+from ..folders import EXTENSIONS
 from ..pictures import Pictures
 from ..settings import Framed
 from ..task import Batch
@@ -101,7 +102,7 @@ class DreamBooth(Adapting):
     @torch.no_grad()
     def make_class(self, folder: Path, say: Callable[[str], None]) -> None:
         """Let the pipeline make the pictures of the class that are missing; picture i has the seed i."""
-        wanted, there = self.settings.num_class_images, len(picture_files(folder)) if folder.is_dir() else 0
+        wanted, there = self.settings.num_class_images, sum(path.suffix.lower() in EXTENSIONS for path in folder.glob("*"))
         missing = [i for i in range(wanted) if not (folder / f"{i:05}.png").is_file()][:max(0, wanted - there)]
         if missing:
             say(f"making {len(missing)} pictures of {self.settings.class_prompt!r}")

@@ -19,10 +19,10 @@ from .data import open_pictures
 from .text_guided import TextGuided, TextGuidedSettings
 
 TEMPLATES = {
-    "object": ("a photo of {}", "a picture of {}", "an image of {}", "{}", "a drawing of {}", "one {}", "a large {}", "a small {}",
-               "a close-up of {}", "the {}"),
-    "style": ("a picture in the style of {}", "a drawing in the style of {}", "an image in the style of {}", "in the style of {}",
-              "a painting in the style of {}", "a small picture in the style of {}", "{} style"),
+    "object": ("a photo of {}", "a picture of {}", "an image of {}", "{}", "a drawing of {}", "one {}", "a large {}",
+               "a small {}", "a close-up of {}", "the {}"),
+    "style": ("a picture in the style of {}", "a drawing in the style of {}", "an image in the style of {}",
+              "in the style of {}", "a painting in the style of {}", "a small picture in the style of {}", "{} style"),
 }
 """What pictures without captions are captioned, by what they show of the new word (as the paper's appendix does it)."""
 
