@@ -1,110 +1,88 @@
-"""Captions of one picture: its label, what else people call it, with and without the style."""
+"""Captions of a picture: its label and what else people call it, with the style and without."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from itertools import islice
 
 from labels import Emoji
+from phrases import head_of, spoken, with_article
 
-MOST = 14
+MOST = 16
 """Captions of one picture at most."""
 
-MANY = 5
-"""A tag that more labels than this share does not say which of them is meant."""
+RARE = 5
+"""So many labels may share a tag that is a caption by itself."""
 
-MANY_HEADS = 24
-"""The same for the noun of a label: every "... cat" is a cat, but of a hundred faces none is "the face"."""
+COMMON_NOUN = 24
+"""So many labels may share a noun that is one: every "... heart" is a heart."""
 
-_ENDS = {"with", "of", "in", "on", "and", "for", "at", "without", "behind", "over", "to", "from", "under", "beneath", "holding",
-         "facing", "in", "taking", "playing", "blowing", "tipping", "gesturing", "wearing", "feeding"}
-_PLURAL = {"people", "men", "women", "feet", "teeth", "mice", "children"}
-_SINGULAR = {"gas", "lens", "aries", "canvas", "series", "christmas", "gymnastics", "pants"}
-_THINGS = {"animals-nature", "food-drink", "travel-places", "activities", "objects"}
+_THINGS = ("animals-nature", "food-drink", "travel-places", "activities", "objects")
 
 
-def spoken(label: str) -> str:
-    """A label without the punctuation of a catalogue: "man: beard" is "man with beard"."""
-    words = re.sub(r"[“”!()]", "", label.replace("’", "'").replace(" (", ", "))
-    first, _, rest = words.partition(": ")
-    if rest:
-        words = f"{first} with {rest}" if rest.split()[-1] in ("hair", "beard") else f"{first}, {rest}"
-    return words
+class Vocabulary:
+    """What the words of all labels and tags say about each of them. Made from all emoji, whichever are drawn."""
+
+    def __init__(self, emoji: Sequence[Emoji]) -> None:
+        self.shares: Counter[str] = Counter()
+        self.nouns: Counter[str] = Counter()
+        self.owners: dict[str, set[str]] = {}
+        for one in emoji:
+            label = spoken(one.label).lower()
+            self.shares.update({*map(_plain, one.tags), *label.split()})
+            self.nouns[head_of(label)] += 1
+            for title in (label, *map(_plain, one.names)):
+                self.owners.setdefault(title, set()).add(one.group)
+
+    def tag_stands_alone(self, tag: str, group: str) -> bool:
+        """Whether a tag may be all that a caption says of a picture.
+
+        "face" is a tag of a hundred emoji: a caption "face" asks the model for their mean, and who types it means none
+        of them. "squirrel" is the tag of one, the chipmunk, and has to find it; so has "flower", which a dozen share that
+        are all flowers. But a tag that another emoji is called by is that one's: "rocket" is not the astronaut.
+        """
+        return tag not in self.owners and tag[0].isalnum() and (
+            self.shares[tag] <= RARE or (group in _THINGS and tag in self.nouns and self.shares[tag] <= COMMON_NOUN))
+
+    def noun_stands_alone(self, noun: str, group: str) -> bool:
+        """The same for the noun of a label: "cat" for a black cat; but no "dog" for a hot dog, since dogs are no food."""
+        return noun.isalpha() and self.nouns[noun] <= COMMON_NOUN and group in self.owners.get(noun, {group})
 
 
-def head_of(phrase: str) -> str:
-    """The noun of a phrase: its last word before "with", "of" or the like."""
-    words = phrase.split(",")[0].split()
-    end = next((place for place, word in enumerate(words) if place and word in _ENDS), len(words))
-    return words[end - 1]
-
-
-def is_plural(phrase: str) -> bool:
-    head = head_of(phrase).lower()
-    return head in _PLURAL or (head.endswith("s") and not head.endswith(("ss", "us", "is", "'s")) and head not in _SINGULAR)
-
-
-def with_article(phrase: str) -> str:
-    """The phrase with "a" or "an" by its sound; plurals stay bare."""
-    if is_plural(phrase):
-        return phrase
-    first = re.split(r"[\s\-,]", phrase)[0]
-    spelled = first.isupper() and len(first) <= 3 and first not in ("NEW", "UP")  # "SOS" is "ess oh ess"
-    if spelled:
-        vowel = first[0] in "AEFHILMNORSX"
-    elif first[0].isdigit():
-        vowel = first[0] == "8" or first.startswith(("11", "18"))
-    else:
-        low = first.lower()
-        vowel = low.startswith(("hour", "honest", "heir")) or (
-            low[0] in "aeiou" and not low.startswith(("uni", "eu", "uk", "use", "one", "uto")))
-    return f"{'an' if vowel else 'a'} {phrase}"
-
-
-def shares_of(emoji: Iterable[Emoji]) -> Counter[str]:
-    """How many labels have a word, as a tag or in the label itself."""
-    return Counter(word for one in emoji for word in {*one.tags, *spoken(one.label).split(), spoken(one.label)})
-
-
-def stands_alone(tag: str, shares: Mapping[str, int], most: int = MANY) -> bool:
-    """Whether a tag may be all that a caption says of a picture.
-
-    "face" is a tag of a hundred emoji: a caption "face" would ask the model for their mean, and whoever types it
-    means none of them. "squirrel" is a tag of one, the chipmunk, and has to find it.
-    """
-    return shares[tag] <= most
-
-
-def synonyms_of(emoji: Emoji, shares: Mapping[str, int]) -> list[str]:
-    """What else people may call it, that tells it from most others: first its noun, then its rarest tags."""
+def nouns_of(emoji: Emoji, vocabulary: Vocabulary) -> list[str]:
+    """What an emoji is a kind of: "cat" of a cat face, "apple" of a red apple, "mechanic" of a woman mechanic."""
     label = spoken(emoji.label).lower()
-    found = []
-    if emoji.group == "animals-nature" and label.endswith(" face"):
-        found.append(label.removesuffix(" face"))
+    found = [label.removesuffix(" face")] if emoji.group == "animals-nature" else []
     head = head_of(label)
-    if stands_alone(head, shares, MANY_HEADS):
+    acting = emoji.group == "people-body" and "ing " in f"{label} "  # "person gesturing OK": no noun at the end
+    if not acting and vocabulary.noun_stands_alone(head, emoji.group):
         found.append(head)
-    found += sorted((tag for tag in emoji.tags if stands_alone(tag, shares)), key=lambda tag: (shares[tag], tag))
-    return [word for word in dict.fromkeys(found) if word != label and word not in (f"{label}s", f"{head}s")]
+    return [word for word in dict.fromkeys(found) if word != label]
 
 
-def captions_of(emoji: Emoji, style: str, shares: Mapping[str, int]) -> list[str]:
-    """The captions of one picture, always the same, at most `MOST`: about half of them name the style."""
-    label = spoken(emoji.label)
-    a_label = with_article(label)
-    captions = [f"{a_label} in {style} style", f"{label}, {style} style", f"an emoji of {a_label}", f"{style} emoji of {a_label}",
-                f"an image of {a_label} in {style} style", label]
-    synonyms = synonyms_of(emoji, shares)[:3]
-    for place, word in enumerate(synonyms):
-        thing = with_article(word) if emoji.group in _THINGS else word
-        captions += [f"{thing} in {style} style", (f"an emoji of {thing}", f"{word}, {style} style")[place % 2]]
-    captions += [f"{label} {word}, {style} style" for word in [*synonyms[:1], *_shared(emoji, shares)[:1]]]
+def captions_of(emoji: Emoji, style: str, vocabulary: Vocabulary) -> list[str]:
+    """The captions of one picture: 6 to `MOST`, always the same. Most have the label, and most the style."""
+    label, in_style = spoken(emoji.label), f"in {style} style"
+    captions = [f"{with_article(label)} {in_style}", f"{label}, {style} style", f"an emoji of {with_article(label)}",
+                f"{style} emoji of {with_article(label)}", f"an image of {with_article(label)} {in_style}", label]
+    nouns = nouns_of(emoji, vocabulary)
+    plain = label.lower()
+    other = [name for name in map(_plain, emoji.names) if sorted(name.split()) != sorted(plain.split()) and name != f"{plain} face"]
+    tags = sorted({_plain(tag) for tag in emoji.tags} - {plain, *plain.split(), *nouns, *other, f"{head_of(plain)}s"},
+                  key=lambda tag: (vocabulary.shares[tag], tag))
+    alone = [tag for tag in tags if vocabulary.tag_stands_alone(tag, emoji.group)]
+    if emoji.subgroup.startswith("animal-"):  # tags of animals are nouns: squirrel, puppy, hare
+        other += [tag for tag in alone if tag.isalpha() and not tag.endswith(("ing", "ed"))]
+    names = list(dict.fromkeys([*nouns, *other]))[:3]
+    for place, name in enumerate(names):
+        noun = with_article(name) if name in nouns or emoji.group in _THINGS else name
+        captions += [f"{noun} {in_style}", (f"an emoji of {noun}", f"an image of {noun} {in_style}", name)[place]]
+    captions += [f"{tag}, {style} style" for tag in islice((tag for tag in alone if tag not in names), 2)]
+    beside = [*alone[:1], *(tag for tag in tags if tag not in alone)]
+    captions += [f"{label} {tag}, {style} style" for tag in beside[:2]]
     return list(dict.fromkeys(captions))[:MOST]
 
 
-def _shared(emoji: Emoji, shares: Mapping[str, int]) -> Sequence[str]:
-    """Tags that need the label beside them, the rarest first."""
-    known = set(spoken(emoji.label).lower().split())
-    return sorted((tag for tag in emoji.tags if tag not in known and not stands_alone(tag, shares)),
-                  key=lambda tag: (shares[tag], tag))
+def _plain(words: str) -> str:
+    return words.replace("’", "'").lower()

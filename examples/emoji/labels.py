@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -17,11 +18,12 @@ LEFT_OUT = ("component", "flags")
 
 @dataclass(frozen=True)
 class Emoji:
-    """One emoji: its label ("red apple"), hexcode ("1F34E"), tags, and the keys of its group and subgroup."""
+    """One emoji: its label ("red apple"), hexcode ("1F34E"), tags, short names ("apple"), the keys of group and subgroup."""
 
     label: str
     hexcode: str
     tags: tuple[str, ...]
+    names: tuple[str, ...]
     group: str
     subgroup: str
 
@@ -38,19 +40,31 @@ def name_of(label: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", re.sub(r"['’.,!“”():&]", "", plain.lower())).strip("-")
 
 
-def read_emoji(data: Sequence[Mapping[str, Any]], messages: Mapping[str, Any]) -> list[Emoji]:
+def read_emoji(data: Sequence[Mapping[str, Any]], messages: Mapping[str, Any],
+               shortcodes: Sequence[Mapping[str, str | list[str]]] = ()) -> list[Emoji]:
     """The emoji of emojibase's `data.json` and `messages.json`, without variants in skin tones and without `LEFT_OUT`.
 
+    `shortcodes` are its lists of what one types for an emoji (`:apple:`), the source of short names.
     Skin tones would show the same 330 people and hands six times, a fourth of all pictures; only the yellow one is taken.
     """
     groups = {row["order"]: row["key"] for row in messages["groups"]}
     subgroups = {row["order"]: row["key"] for row in messages["subgroups"]}
-    found = [Emoji(row["label"], row["hexcode"], tuple(row.get("tags", ())), groups[row["group"]], subgroups[row["subgroup"]])
+    found = [Emoji(row["label"], row["hexcode"], tuple(row.get("tags", ())), _names(row["hexcode"], shortcodes), groups[row["group"]],
+                   subgroups[row["subgroup"]])
              for row in data if groups.get(row.get("group"), LEFT_OUT[0]) not in LEFT_OUT]
-    twice = {emoji.name for emoji in found} if len({emoji.name for emoji in found}) < len(found) else set()
+    twice = [name for name, count in Counter(one.name for one in found).items() if count > 1]
     if twice:
-        raise ValueError("two emoji have the same name, so that one picture would replace the other")
+        raise ValueError(f"several emoji have the same name, and would have the same file: {some(twice)}")
     return found
+
+
+def _names(hexcode: str, shortcodes: Sequence[Mapping[str, str | list[str]]]) -> tuple[str, ...]:
+    """Short names that are words: no codes (`kiss_mw`, `male-cook`), no numbers (`snowman2`), no sentences."""
+    listed = [known.get(hexcode, []) for known in shortcodes]
+    names = [name for entry in listed for name in ([entry] if isinstance(entry, str) else entry)]
+    words = "[a-z]+|[a-z]{3,}(_[a-z]{3,}){1,2}"
+    return tuple(dict.fromkeys(name.replace("_", " ") for name in names
+                               if re.fullmatch(words, name) and not name.startswith(("family", "couple"))))
 
 
 def select(emoji: Sequence[Emoji], groups: Iterable[str] = (), subgroups: Iterable[str] = (),
