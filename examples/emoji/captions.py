@@ -68,7 +68,8 @@ def captions_of(emoji: Emoji, style: str, vocabulary: Vocabulary) -> list[str]:
                 f"{style} emoji of {with_article(label)}", f"an image of {with_article(label)} {in_style}", label]
     nouns = nouns_of(emoji, vocabulary)
     plain = label.lower()
-    other = [name for name in map(_plain, emoji.names) if sorted(name.split()) != sorted(plain.split()) and name != f"{plain} face"]
+    other = [name for name in map(_plain, emoji.names)
+             if sorted(name.split()) != sorted(plain.split()) and name != f"{plain} face"]
     tags = sorted({_plain(tag) for tag in emoji.tags} - {plain, *plain.split(), *nouns, *other, f"{head_of(plain)}s"},
                   key=lambda tag: (vocabulary.shares[tag], tag))
     alone = [tag for tag in tags if vocabulary.tag_stands_alone(tag, emoji.group)]

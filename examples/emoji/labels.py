@@ -49,8 +49,8 @@ def read_emoji(data: Sequence[Mapping[str, Any]], messages: Mapping[str, Any],
     """
     groups = {row["order"]: row["key"] for row in messages["groups"]}
     subgroups = {row["order"]: row["key"] for row in messages["subgroups"]}
-    found = [Emoji(row["label"], row["hexcode"], tuple(row.get("tags", ())), _names(row["hexcode"], shortcodes), groups[row["group"]],
-                   subgroups[row["subgroup"]])
+    found = [Emoji(row["label"], row["hexcode"], tuple(row.get("tags", ())), _names(row["hexcode"], shortcodes),
+                   groups[row["group"]], subgroups[row["subgroup"]])
              for row in data if groups.get(row.get("group"), LEFT_OUT[0]) not in LEFT_OUT]
     twice = [name for name, count in Counter(one.name for one in found).items() if count > 1]
     if twice:

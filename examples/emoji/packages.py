@@ -21,8 +21,8 @@ class Package:
 
     name: str
     version: str
-    integrity: str
     licence: str
+    integrity: str
 
     @property
     def file_name(self) -> str:
@@ -31,19 +31,24 @@ class Package:
 
 
 STYLES = {
-    "noto": Package("@iconify-json/noto", "1.2.9", "sha512-DQiuXENbun41ch+XPSV55H9FaWKpHTyz46YIKtSaKYD4fIDDzL1tR6H4np/T38jfrTAeI3rc"
-                    "KF0mqHYeZVAuaw==", "Apache-2.0"),
-    "fluent": Package("@iconify-json/fluent-emoji", "1.2.7", "sha512-D8G6bKAyIsyxP1rzZtIWr/gg/fO4Rg1+DyCWlfqKK4h8W+4Em/Y0P6QYgJUQ"
-                      "TlUcagzJvSyg+9OBv4hz4Hc/QA==", "MIT"),
-    "flat": Package("@iconify-json/fluent-emoji-flat", "1.2.6", "sha512-RY47RgPb47fYUiyrA64sIOL0+UU02s29sXpNBbIQRBUlPlfNFTKUmZDE"
-                    "RGuxDs/7yNGWqQYvuaSYM1M4fRXlUw==", "MIT"),
-    "twemoji": Package("@iconify-json/twemoji", "1.2.5", "sha512-uKpuIEV0v6K5BW3Mjdyl+XKFVAbbcPxAgifKvEMtZoUZB5+YiY5zaMm2uNNCxyXz"
-                       "AWU9yNLlj41WU6/mvgALsw==", "CC-BY-4.0"),
+    "noto": Package(
+        "@iconify-json/noto", "1.2.9", "Apache-2.0",
+        "sha512-DQiuXENbun41ch+XPSV55H9FaWKpHTyz46YIKtSaKYD4fIDDzL1tR6H4np/T38jfrTAeI3rcKF0mqHYeZVAuaw=="),
+    "fluent": Package(
+        "@iconify-json/fluent-emoji", "1.2.7", "MIT",
+        "sha512-D8G6bKAyIsyxP1rzZtIWr/gg/fO4Rg1+DyCWlfqKK4h8W+4Em/Y0P6QYgJUQTlUcagzJvSyg+9OBv4hz4Hc/QA=="),
+    "flat": Package(
+        "@iconify-json/fluent-emoji-flat", "1.2.6", "MIT",
+        "sha512-RY47RgPb47fYUiyrA64sIOL0+UU02s29sXpNBbIQRBUlPlfNFTKUmZDERGuxDs/7yNGWqQYvuaSYM1M4fRXlUw=="),
+    "twemoji": Package(
+        "@iconify-json/twemoji", "1.2.5", "CC-BY-4.0",
+        "sha512-uKpuIEV0v6K5BW3Mjdyl+XKFVAbbcPxAgifKvEMtZoUZB5+YiY5zaMm2uNNCxyXzAWU9yNLlj41WU6/mvgALsw=="),
 }
 """Where the pictures of each style come from. The words are those of the bundled checkpoint's captions."""
 
-WORDS = Package("emojibase-data", "17.0.0", "sha512-Yvgb5AWoHViHV/gq1qr5ZAarcBip+B27/ZLRsUJkbgAEaLlZ/fof9g882LTpmEpyhBNEC0m2SEmI"
-                "tljHsTygjA==", "MIT")
+WORDS = Package(
+    "emojibase-data", "17.0.0", "MIT",
+    "sha512-Yvgb5AWoHViHV/gq1qr5ZAarcBip+B27/ZLRsUJkbgAEaLlZ/fof9g882LTpmEpyhBNEC0m2SEmItljHsTygjA==")
 """Where labels, tags and groups come from."""
 
 
@@ -68,8 +73,8 @@ def _fetch(package: Package, folder: Path) -> None:
     wanted = f"{package.name}@{package.version}"
     npm = shutil.which("npm")
     if npm is None:
-        raise RuntimeError(f"{wanted} is not in {str(folder)!r}, and npm, which fetches it, is not installed. Install npm, or run "
-                           f"`npm pack {wanted}` elsewhere and give the folder with {package.file_name!r} as --packages")
+        raise RuntimeError(f"{wanted} is not in {str(folder)!r}, and npm, which fetches it, is not installed. Install it, or "
+                           f"run `npm pack {wanted}` elsewhere and give the folder with {package.file_name!r} as --packages")
     with staged_folder(folder) as scratch:
         done = subprocess.run([npm, "pack", "--ignore-scripts", "--pack-destination", str(scratch), wanted],
                               capture_output=True, text=True, check=False)

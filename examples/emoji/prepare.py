@@ -47,7 +47,7 @@ def prepare(folder: Path, size: int = 128, packages: Path | None = None, *, grou
     check_renderer()
     archives = {style: archive_of(package, packages or folder / "packages") for style, package in styles.items()}
     archive = archive_of(words, packages or folder / "packages")
-    everything = read_emoji(*(read_member(archive, f"en/{name}.json") for name in ("data", "messages")),
+    everything = read_emoji(read_member(archive, "en/data.json"), read_member(archive, "en/messages.json"),
                             [read_member(archive, f"en/shortcodes/{name}.json") for name in SHORT_NAMES])
     chosen = select(everything, groups, subgroups, labels)
     _check_settings(folder / "settings.json", {
@@ -89,7 +89,7 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
     changed = [key for key, value in settings.items() if earlier.get(key) != value]
     if changed:
         raise ValueError(f"{str(path.parent)!r} holds pictures of another preparation, whose "
-                         f"{' and '.join(f'{key} is {earlier.get(key)!r}' for key in changed)}. Give another folder, or remove it")
+                         f"{' and '.join(f'{key} is {earlier.get(key)!r}' for key in changed)}. Give another folder or remove it")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
