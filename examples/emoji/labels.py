@@ -45,7 +45,7 @@ def read_emoji(data: Sequence[Mapping[str, Any]], messages: Mapping[str, Any],
     """The emoji of emojibase's `data.json` and `messages.json`, without variants in skin tones and without `LEFT_OUT`.
 
     `shortcodes` are its lists of what one types for an emoji (`:apple:`), the source of short names.
-    Skin tones would show the same 330 people and hands six times, a fourth of all pictures; only the yellow one is taken.
+    Skin tones would show the same 330 people and hands six times, and be half of all pictures; only the yellow ones are taken.
     """
     groups = {row["order"]: row["key"] for row in messages["groups"]}
     subgroups = {row["order"]: row["key"] for row in messages["subgroups"]}

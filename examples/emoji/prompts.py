@@ -21,10 +21,10 @@ LABELS = (
     "dog face", "fox", "lion", "panda", "frog", "penguin", "owl", "octopus", "whale", "butterfly", "lady beetle", "turtle",
     "unicorn", "sunflower", "cactus", "mushroom", "evergreen tree", "banana", "strawberry", "watermelon", "carrot", "pizza",
     "hamburger", "doughnut", "birthday cake", "hot beverage", "house", "castle", "automobile", "bicycle", "locomotive",
-    "airplane", "sailboat", "umbrella", "snowman", "rainbow", "full moon", "sun with face", "fire", "soccer ball", "basketball", "trophy",
-    "teddy bear", "balloon", "crown", "top hat", "glasses", "key", "hammer", "light bulb", "camera", "television", "open book",
-    "pencil", "scissors", "bell", "alarm clock", "violin", "smiling face with sunglasses", "crying face", "thumbs up", "skull",
-    "alien", "firefighter", "astronaut", "ninja", "check mark button", "stop sign")
+    "airplane", "sailboat", "umbrella", "snowman", "rainbow", "full moon", "sun with face", "fire", "soccer ball", "basketball",
+    "trophy", "teddy bear", "balloon", "crown", "top hat", "glasses", "key", "hammer", "light bulb", "camera", "television",
+    "open book", "pencil", "scissors", "bell", "alarm clock", "violin", "smiling face with sunglasses", "crying face",
+    "thumbs up", "skull", "alien", "firefighter", "astronaut", "ninja", "check mark button", "stop sign")
 """What people ask for, from all groups; each is asked for in every style. The squirrel is called a chipmunk."""
 
 CALLED = {"chipmunk": "squirrel", "cat face": "cat", "dog face": "dog", "automobile": "car", "red apple": "apple"}
