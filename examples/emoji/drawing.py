@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
+from multiprocessing import parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from PIL import Image
@@ -49,9 +52,21 @@ def draw_all(svgs: Sequence[str], paths: Sequence[Path], workers: int | None = N
         for svg, path in missing:
             draw(svg, path)
         return
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=_end_with_parent) as pool:
         for _ in pool.map(draw, *zip(*missing, strict=True), chunksize=16):
             pass
+
+
+def _end_with_parent() -> None:
+    """Let a worker end when what started it is killed; else it would wait for work for ever."""
+    parent = parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
 
 
 def draw_sheet(rows: Sequence[dict[str, Any]], folder: Path, path: Path, *, size: int = 32, columns: int = 12) -> None:
