@@ -7,7 +7,9 @@ import re
 _PEOPLE = {"person", "man", "woman", "people", "men", "women"}
 _PLURAL = {"people", "men", "women", "feet", "teeth", "mice", "children", "skis"}
 _SINGULAR = {"gas", "lens", "canvas", "series", "rhinoceros"}
-_NOUN_ENDS = {"with", "of", "in", "on", "and", "for", "at", "without", "behind", "over", "to", "from", "under", "showing"}
+_NOUN_ENDS = {
+    "with", "of", "in", "on", "and", "for", "at", "without", "behind", "over", "to", "from", "under", "showing", "holding",
+}
 # nouns of which there is no "a", and labels that are no nouns
 _UNCOUNTED = {
     "aquarius", "aries", "arts", "bacon", "badminton", "bald", "bowling", "bread", "broccoli", "butter", "camping", "cancer",
