@@ -1,4 +1,4 @@
-"""The command line: `calotype generate | edit | inpaint | depth | sample | reproduce | evaluate | info | schedulers`.
+"""The command line: `calotype generate | edit | inpaint | depth | sample | train | evaluate | reproduce | info | schedulers`.
 
 Nothing heavy is imported before a command needs it: help, and errors in what was typed, come at once.
 """
@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from .. import __version__
 from . import edit, evaluate, generate, reproduce, show
+from . import train as training
 from .options import with_settings
 
 
@@ -79,3 +80,5 @@ def _everywhere(
 for command in (generate.generate, edit.edit, edit.inpaint, edit.depth, generate.sample, reproduce.reproduce,
                 evaluate.evaluate, show.info, show.schedulers):
     app.command()(with_settings(command))
+app.command("train", add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
+    training.train)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -13,8 +12,6 @@ import typer
 
 from ..files import staged_file
 from ..recipe import Recipe
-
-_GAP = 4  # pixels between the pictures of a contact sheet
 
 
 def check_writable(path: Path, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
@@ -74,13 +71,8 @@ def _save_plain(picture: Any, path: Path) -> None:
 
 def save_sheet(pictures: Sequence[Any], path: Path, columns: int | None = None) -> None:
     """Save a contact sheet, in so many columns or about as wide as high, and say so."""
-    from PIL import Image
+    from ..images.grids import contact_sheet
 
-    columns = columns or math.ceil(math.sqrt(len(pictures)))
-    rows = math.ceil(len(pictures) / columns)
-    wide, high = max(one.width for one in pictures) + _GAP, max(one.height for one in pictures) + _GAP
-    sheet = Image.new("RGB", (columns * wide - _GAP, rows * high - _GAP), "white")
-    for i, picture in enumerate(pictures):
-        sheet.paste(picture, (i % columns * wide, i // columns * high))
+    sheet = contact_sheet(pictures, columns)
     _save_plain(sheet, path)
     typer.echo(f"saved {path} ({sheet.width}x{sheet.height}, a contact sheet of {len(pictures)})")

@@ -103,6 +103,9 @@ class Model(nn.Module, Configured):
         """
         if not safe_serialization:
             raise ValueError("weights are saved as safetensors only; leave safe_serialization as it is")
+        if "_lora" in vars(self):
+            raise ValueError(f"the {type(self).__name__} has LoRA adapters under training, which its files have no place for: "
+                             "save those by save_lora_weights of a pipeline, or call remove_lora first")
         with staged_folder(save_directory, lambda name: is_weights(name, self.weights_stem, variant)) as scratch:
             write_tensors(self.state_dict(), scratch, self.weights_stem, variant, max_shard_size)
             self.save_config(scratch)
@@ -124,6 +127,11 @@ class Model(nn.Module, Configured):
     def is_stale(cls, name: str) -> bool:
         """Whether `name` is a tensor that older checkpoints hold and no model needs."""
         return False
+
+    @classmethod
+    def _known_elsewhere(cls) -> set[str]:  # what averages of a model in training leave in its config
+        return {"decay", "inv_gamma", "min_decay", "optimization_step", "power", "sigma_rel", "update_after_step",
+                "use_ema_warmup"}
 
     # -- what it is -------------------------------------------------------------------------------------------------
 

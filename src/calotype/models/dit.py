@@ -194,8 +194,9 @@ class DiTTransformer2DModel(Model):
 
     @classmethod
     def _known_elsewhere(cls) -> set[str]:
-        return {"attention_type", "caption_channels", "cross_attention_dim", "double_self_attention", "interpolation_scale",
-                "num_vector_embeds", "only_cross_attention", "use_additional_conditions", "use_linear_projection"}
+        return super()._known_elsewhere() | {
+            "attention_type", "caption_channels", "cross_attention_dim", "double_self_attention", "interpolation_scale",
+            "num_vector_embeds", "only_cross_attention", "use_additional_conditions", "use_linear_projection"}
 
     @classmethod
     def is_stale(cls, name: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,8 +19,10 @@ from .noise import Array, Levels, chosen_ramp
 from .prediction import Prediction, read_prediction
 from .table import Row
 
+_Levels = TypeVar("_Levels", Array, Tensor)
 
-def shifted(sigmas: Array, factor: float) -> Array:
+
+def shifted(sigmas: _Levels, factor: float) -> _Levels:
     """`factor · sigma / (1 + (factor - 1) · sigma)`, which has `factor` times the ratio of noise to picture."""
     return factor * sigmas / (1 + (factor - 1) * sigmas)
 

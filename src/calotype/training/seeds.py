@@ -7,8 +7,9 @@ import torch
 
 
 def seed_for(seed: int, *place: int) -> int:
-    """A seed of 63 bits for one place of a run: `seed_for(seed, step, process)`. Places next to each other are unrelated."""
-    low, high = np.random.SeedSequence([seed, *place]).generate_state(2)
+    """A seed of 63 bits for one place of a run: `seed_for(seed, step, process)`. Places next to each other are unrelated, and
+    so are places of other lengths. `seed` and `place` are not negative."""
+    low, high = np.random.SeedSequence(seed, spawn_key=place).generate_state(2)  # not [seed, *place]: it pads with zeros
     return int(low) | (int(high) & 0x7FFFFFFF) << 32
 
 

@@ -1,0 +1,94 @@
+"""Networks among processes: copies that agree on gradients (DDP), or weights divided among them (FSDP, `fully_shard`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+
+_TAKEN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+
+
+def wrapped(accelerator: Accelerator, network: nn.Module, shard: bool) -> nn.Module:
+    """The network as the loss calls it, in however many processes.
+
+    Raises:
+        ValueError: Accelerate was configured to divide weights by means of its own; or there is nobody to divide them among.
+    """
+    if accelerator.distributed_type not in _TAKEN:
+        raise ValueError(f"Accelerate is configured for {accelerator.distributed_type.value}; configure it for plain processes "
+                         "(multi-GPU), and say `shard` to divide weights among them")
+    if shard:
+        return _sharded(accelerator, network)
+    if accelerator.num_processes == 1:
+        return network  # mixed precision is the trainer's affair, so there is nothing to wrap
+    return accelerator.prepare_model(network)
+
+
+def _sharded(accelerator: Accelerator, network: nn.Module) -> nn.Module:
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    if not dist.is_initialized():
+        raise ValueError("shard divides weights among processes, and there is one; start several with "
+                         "`torchrun --nproc-per-node N -m calotype train …`")
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    # One group for the whole network: layers read each other's weights before they are called (all time projections are one
+    # product), so a group a block would find some of them divided. What training keeps, optimiser and averages, is divided.
+    fully_shard(network, mesh=mesh)
+    return network
+
+
+def unsynchronised(accelerator: Accelerator, module: nn.Module) -> AbstractContextManager[Any]:
+    """A context in which gradients are accumulated by each process alone."""
+    if hasattr(module, "set_requires_gradient_sync"):
+        return _unsynchronised_shards(module)
+    return accelerator.no_sync(module)
+
+
+@contextmanager
+def _unsynchronised_shards(module: Any) -> Iterator[None]:
+    module.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        module.set_requires_gradient_sync(True)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor that may be divided among processes; every process must ask."""
+    return getattr(tensor, "full_tensor", lambda: tensor)().detach()
+
+
+@contextmanager
+def for_inference(networks: Sequence[nn.Module], replaced: Sequence[AbstractContextManager[Any]]) -> Iterator[None]:
+    """A context in which networks evaluate, with whole weights, which `replaced` may have replaced by averages."""
+    modes = [network.training for network in networks]
+    with ExitStack() as stack:
+        for one in replaced:
+            stack.enter_context(one)
+        for network in networks:
+            network.eval()
+            stack.enter_context(_gathered(network))
+        yield
+    for network, mode in zip(networks, modes, strict=True):
+        network.train(mode)
+
+
+@contextmanager
+def _gathered(network: Any) -> Iterator[None]:
+    if not hasattr(network, "unshard"):
+        yield
+        return
+    network.set_reshard_after_forward(False)
+    network.unshard()
+    try:
+        yield
+    finally:
+        network.reshard()
+        network.set_reshard_after_forward(True)

@@ -1,0 +1,149 @@
+"""Pictures before they are read: where they are, and what is known of them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..words import nearest, some
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # of EXIF: width and height are each other's
+
+
+@dataclass(frozen=True)
+class Row:
+    """A picture in a data set of the `datasets` library, decoded when it is asked for."""
+
+    dataset: Any
+    number: int
+    column: str
+
+    def read(self) -> Any:
+        value = self.dataset[self.number][self.column]
+        if isinstance(value, dict):  # not decoded: its bytes, or where they are
+            return _opened(io.BytesIO(value["bytes"]) if value.get("bytes") else value["path"])
+        return value
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One picture and what is known of it.
+
+    Attributes:
+        image: the file's path, a PIL image, or a row of a data set.
+        captions: none, one or several.
+        row: the metadata, by column.
+        name: what errors call it.
+    """
+
+    image: Any
+    captions: tuple[str, ...]
+    row: dict[str, Any]
+    name: str
+
+    def read(self) -> Image:
+        """The picture as it is stored, whatever its size and mode.
+
+        Raises:
+            ValueError: it is damaged, missing, or no picture; names it.
+        """
+        from PIL import Image
+
+        try:
+            image = _opened(self.image) if isinstance(self.image, Path) else self.image
+            image = image.read() if isinstance(image, Row) else image
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's, of damaged files
+            raise ValueError(f"{self.name} cannot be read as a picture ({error})") from error
+        if not isinstance(image, Image.Image):
+            raise ValueError(f"{self.name} is a {type(image).__name__}, and a PIL image is needed")
+        return image
+
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the picture as it is shown, turned as its EXIF says. Of a file only the head is read."""
+        from PIL import Image
+
+        if not isinstance(self.image, Path):
+            return _shown(self.read())
+        try:
+            with Image.open(self.image) as image:
+                return _shown(image)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{self.name} cannot be read as a picture ({error})") from error
+
+    def stamp(self) -> list[Any]:
+        """What changes when the picture does: a file's length and time, a data set's fingerprint, or a hash of the pixels."""
+        if isinstance(self.image, Path):
+            status = self.image.stat()
+            return [str(self.image.resolve()), status.st_size, status.st_mtime_ns]
+        if isinstance(self.image, Row) and (fingerprint := getattr(self.image.dataset, "_fingerprint", None)):
+            return [fingerprint, self.image.number, self.image.column]
+        image = self.read()
+        return [image.mode, image.size, image.getexif().get(_ORIENTATION, 1), hashlib.sha256(image.tobytes()).hexdigest()]
+
+
+def _opened(file: Any) -> Image:
+    from PIL import Image
+
+    with Image.open(file) as image:
+        image.load()
+    return image
+
+
+def _shown(image: Image) -> tuple[int, int]:
+    width, height = image.size
+    return (height, width) if image.getexif().get(_ORIENTATION) in _ON_ITS_SIDE else (width, height)
+
+
+def memory_entries(images: Any, texts: Any = None, rows: Any = None) -> list[Entry]:
+    """Entries of PIL images, with a caption, or a list of captions, for each.
+
+    Raises:
+        ValueError: texts or rows for another number of pictures.
+    """
+    images = list(images)
+    for what, given in (("texts", texts), ("rows", rows)):
+        if given is not None and len(given) != len(images):
+            raise ValueError(f"there are {len(images)} pictures and {len(given)} {what}; give one for each")
+    return [Entry(image, as_captions(texts[i], f"texts[{i}]") if texts is not None else (),
+                  dict(rows[i]) if rows is not None else {}, f"images[{i}]") for i, image in enumerate(images)]
+
+
+def dataset_entries(dataset: Any, image_column: str = "image", caption_column: str | None = "text") -> list[Entry]:
+    """Entries of a data set of the `datasets` library: what has `column_names`, rows by number and columns by name.
+
+    Raises:
+        ValueError: it has no such column; lists those it has.
+    """
+    names = list(dataset.column_names)
+    for column in (image_column, caption_column):
+        if column is not None:
+            check_column(column, names, "the data set")
+    kinds = getattr(dataset, "features", None) or {}
+    plain = [name for name in names if name != image_column and type(kinds.get(name)).__name__ not in ("Image", "Audio", "Video")]
+    columns = {name: list(dataset[name]) for name in plain}
+    entries = []
+    for i in range(len(dataset)):
+        row = {name: values[i] for name, values in columns.items()}
+        captions = as_captions(row[caption_column], f"row {i} of the data set") if caption_column is not None else ()
+        entries.append(Entry(Row(dataset, i, image_column), captions, row, f"row {i} of the data set"))
+    return entries
+
+
+def check_column(column: str, columns: list[str], where: str) -> None:
+    """Raise a `ValueError` that lists `columns`, unless `column` is one."""
+    if column not in columns:
+        raise ValueError(f"{where} has no column {column!r}; its columns are {some(columns)}{nearest(column, columns)}")
+
+
+def as_captions(value: Any, where: str) -> tuple[str, ...]:
+    """The captions that a column holds: text, several texts, or nothing."""
+    captions = (value,) if isinstance(value, str) else () if value is None else value
+    if not isinstance(captions, (list, tuple)) or not all(isinstance(caption, str) for caption in captions):
+        raise ValueError(f"the caption of {where} is {value!r:.80}, but must be text or a list of texts")
+    return tuple(captions)

@@ -1,0 +1,94 @@
+"""What is said of a run while it goes on: a bar with loss and speed, and trackers (TensorBoard, Weights & Biases)."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm import tqdm
+
+from ..files import staged_file
+from ..images.grids import contact_sheet
+
+
+class Progress:
+    """Of steps `first` to `steps`, of `pictures` each. Losses are read once in `logging_steps`, since to read is to wait."""
+
+    def __init__(self, steps: int, first: int, pictures: int, settings: Any, accelerator: Accelerator):
+        self._steps, self._first, self._pictures = steps, first, pictures
+        self._settings, self._accelerator = settings, accelerator
+        self._waiting: dict[int, dict[str, Tensor]] = {}
+        self._trackers: list[Any] = []
+
+    def __enter__(self) -> Progress:
+        quiet = not self._accelerator.is_main_process or not sys.stderr.isatty()
+        self._bar = tqdm(total=self._steps, initial=self._first, disable=quiet, unit="step", dynamic_ncols=True)
+        if self._settings.report_to != "none":
+            self._trackers = start_trackers(self._accelerator, self._settings)
+        self._since = time.perf_counter()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._bar.close()
+        if self._trackers:
+            self._accelerator.end_training()
+
+    def after(self, step: int, logged: dict[str, Tensor], last: bool) -> dict[int, float]:
+        """Take note of a step; the losses that were read, by the number of steps done."""
+        self._waiting[step + 1] = logged
+        self._bar.update()
+        if not last and (step + 1) % self._settings.logging_steps:
+            return {}
+        read = {at: {name: float(value) for name, value in values.items()} for at, values in self._waiting.items()}
+        self._waiting = {}
+        for at, values in read.items():
+            if not np.isfinite(values["loss"]):
+                raise ArithmeticError(f"the loss is {values['loss']} at step {at}: a lower learning rate, or bf16 in place of "
+                                      "fp16, may help; go on from an earlier checkpoint")
+        mean = float(np.mean([values["loss"] for values in read.values()]))
+        speed = len(read) * self._pictures / max(time.perf_counter() - self._since, 1e-9)
+        self._since = time.perf_counter()
+        self._bar.set_postfix_str(f"loss {mean:.4f}, {speed:.1f} pictures/s")
+        if self._trackers:
+            self._accelerator.log({**read[step + 1], "loss": mean, "pictures_per_second": speed}, step=step + 1)
+        return {at: values["loss"] for at, values in read.items()}
+
+    def pause(self, seconds: float) -> None:
+        """Leave out of the speed what was no training."""
+        self._since += seconds
+
+    def show(self, step: int, pictures: list[Any], path: Path) -> None:
+        """Save sample pictures as one, and hand them to the trackers."""
+        sheet = contact_sheet(pictures)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with staged_file(path) as scratch:
+            sheet.save(scratch)
+        for tracker in self._trackers:
+            tracker.log_images({"samples": np.asarray(sheet)[None]}, step=step)
+
+
+def start_trackers(accelerator: Accelerator, settings: Any) -> list[Any]:
+    """Accelerate's trackers of the kind `report_to` names.
+
+    Raises:
+        ImportError: its package is not installed; names it.
+    """
+    from accelerate.utils import is_tensorboard_available, is_wandb_available
+
+    kind = settings.report_to
+    if not {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}[kind]():
+        raise ImportError(f"report_to is {kind!r}, and that is not installed: `pip install {kind}`, or report_to 'none'")
+    from accelerate.tracking import filter_trackers
+
+    accelerator.project_configuration.set_directories(str(settings.output_dir))
+    accelerator.project_configuration.logging_dir = str(settings.output_dir / "logs")
+    accelerator.log_with = filter_trackers(kind, accelerator.logging_dir)
+    told = {name: value for name, value in settings.model_dump(mode="json").items()
+            if isinstance(value, (int, float, str, bool))}
+    accelerator.init_trackers("calotype", told)
+    return list(accelerator.trackers)

@@ -1,0 +1,189 @@
+"""What recipes share that train a text-to-image pipeline, or parts of it: latents and texts in, noise out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ...pipelines.base import DiffusionPipeline
+from ...prompts.encode import tokenized
+from ..caches import LatentCache, TextCache, sample_moments
+from ..captions import Captions
+from ..objectives import Objective
+from ..settings import Noise, Optimisation, Run, Text
+from ..task import Batch, Groups, Place, Player, Task, parameter_count
+from .data import open_pictures
+
+_MOST_KEPT = 2**30  # bytes of hidden states on disk
+
+
+class TextGuidedSettings(Run, Text, Optimisation, Noise):
+    """What all recipes of text-to-image pipelines are told."""
+
+    pretrained_model_name_or_path: str = Field("calotype/emoji", description="The pipeline to begin with.")
+    train_text_encoder: bool = Field(False, description="Train the text encoder too.")
+
+
+class TextToNoise(nn.Module):
+    """A UNet, and the text encoder if that is trained as well: one network with one forward, so that processes can agree."""
+
+    def __init__(self, unet: nn.Module, text_encoder: nn.Module | None = None):
+        super().__init__()
+        self.unet, self.text_encoder = unet, text_encoder
+
+    def forward(self, sample: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        """The UNet's output for samples [B, C, h, w], under texts: token ids [B, L], or hidden states [B, L, D]."""
+        hidden = text if self.text_encoder is None else self.text_encoder(text).last_hidden_state
+        return self.unet(sample, timesteps, encoder_hidden_states=hidden).sample
+
+
+class TextGuided(Task):
+    """Base of the recipes; a subclass says what is trained (`trains`), on which pictures, and what is saved."""
+
+    def __init__(self, settings: Any):
+        self.settings = settings
+        self.pipeline: Any = self.begun(_loaded(settings))
+        for part in (self.pipeline.vae, self.pipeline.text_encoder, self.pipeline.unet):
+            part.requires_grad_(False)
+        self.denoiser = TextToNoise(self.pipeline.unet, self.pipeline.text_encoder if settings.train_text_encoder else None)
+        self.trains()
+        self.players = [Player("denoiser", self.denoiser, self.loss)]
+        scheduler = self.pipeline.scheduler
+        self.objective = Objective(
+            scheduler, prediction_type=settings.prediction_type, timestep_sampler=settings.timestep_sampler,
+            snr_gamma=settings.snr_gamma, noise_offset=settings.noise_offset, input_perturbation=settings.input_perturbation)
+        if settings.prediction_type:  # what is sampled with must read the output as it was trained
+            self.pipeline.scheduler = type(scheduler).from_config(scheduler.config, prediction_type=settings.prediction_type)
+        self.data: Any = self.pictures()
+        self.groups: Groups = self.data.groups
+
+    # -- what a subclass says --------------------------------------------------------------------------------------------
+
+    def begun(self, pipeline: Any) -> Any:
+        """The pipeline as the training begins with it."""
+        return pipeline
+
+    def trains(self) -> None:
+        """Say with `requires_grad_` which of the denoiser's parameters are trained: all of its parts, here."""
+        self.denoiser.requires_grad_(True)
+
+    def pictures(self) -> Any:
+        """The pictures, with captions."""
+        return open_pictures(self.settings, self.size, Captions(dropout=self.settings.caption_dropout), self.factor)
+
+    def weights(self, batch: Batch) -> Tensor | float:
+        """[B] what each picture's loss is multiplied by."""
+        return 1.0
+
+    # -- the task --------------------------------------------------------------------------------------------------------
+
+    @property
+    def factor(self) -> int:
+        """Pixels a latent, each way."""
+        return int(self.pipeline.vae_scale_factor)
+
+    @property
+    def size(self) -> int:
+        """Pixels, each way, of the pictures that the pipeline makes."""
+        return int(self.pipeline.unet.config.sample_size) * self.factor
+
+    def place(self, device: torch.device) -> None:
+        self.pipeline.to(device)
+
+    texts: TextCache | None = None
+
+    def start(self, say: Callable[[str], None]) -> None:
+        if self.settings.cache_latents and not self.data.framing.center_crop:
+            say("cache_latents is left out: with random crops a picture is never the same")
+        elif self.settings.cache_latents and not isinstance(self.data, LatentCache):
+            say(f"encoding {len(self.data)} pictures, once")
+            self.data = LatentCache.build(self.data, self.pipeline.vae, self.settings.output_dir / "cache")
+        if self.settings.cache_latents and self.denoiser.text_encoder is None:
+            self.texts = self._cached(self.captions(), say)
+
+    def captions(self) -> list[str]:
+        """All that pictures may be captioned."""
+        pictures: Any = getattr(self.data, "pictures", self.data)
+        return list(pictures.distinct_captions())
+
+    def _cached(self, captions: list[str], say: Callable[[str], None]) -> TextCache | None:
+        """The hidden states of captions, unless they are too many to be kept."""
+        config = self.pipeline.text_encoder.config
+        if len(captions) * config.max_position_embeddings * config.hidden_size * 4 > _MOST_KEPT:
+            return None
+        say(f"encoding {len(captions)} captions, once")
+        return TextCache.build(captions, lambda few: self._encoded(self._ids(few)), self.settings.output_dir / "cache",
+                               text_encoder=self.pipeline.text_encoder)
+
+    def _ids(self, captions: list[str]) -> Tensor:
+        tokenizer = self.pipeline.tokenizer
+        return tokenized(tokenizer, captions, tokenizer.model_max_length).input_ids
+
+    def _encoded(self, ids: Tensor) -> Tensor:
+        encoder = self.pipeline.text_encoder
+        with torch.no_grad():
+            return encoder(ids.to(encoder.device)).last_hidden_state
+
+    def collate(self, items: Sequence[Any]) -> Batch:
+        batch = super().collate(items)
+        captions = batch["caption"]
+        batch["text"] = self._ids(captions) if self.texts is None else self.texts.stacked(captions)
+        return batch
+
+    def latents(self, batch: Batch, place: Place) -> Tensor:
+        """[B, C, h, w] scaled latents of a batch, drawn from the encoder's distribution."""
+        vae = self.pipeline.vae
+        with torch.no_grad():
+            if "moments" in batch:
+                drawn = sample_moments(batch["moments"], place.generator)
+            else:
+                drawn = vae.encode(batch["pixel_values"]).latent_dist.sample(place.generator)
+        return drawn.float() * vae.config.scaling_factor
+
+    def text(self, batch: Batch) -> Tensor:
+        """What the denoiser is told of the captions: token ids, or hidden states where the text encoder is not trained."""
+        text: Tensor = batch["text"]
+        return text if self.texts is not None or self.denoiser.text_encoder is not None else self._encoded(text)
+
+    def loss(self, batch: Batch, place: Place) -> tuple[Tensor, dict[str, Tensor]]:
+        noised = self.objective.noised(self.latents(batch, place), place.generator)
+        output = self.players[0].module(noised.sample, noised.timesteps, self.text(batch))
+        return (self.objective.loss(output, noised) * self.weights(batch)).mean(), {}
+
+    def samples(self) -> list[Any]:
+        prompts = self.prompts() * self.settings.num_validation_images
+        generators = [torch.Generator().manual_seed(self.settings.validation_seed + i) for i in range(len(prompts))]
+        steps, made = self.settings.validation_inference_steps, []
+        for prompt, generator in zip(prompts, generators, strict=True):
+            made += self.pipeline(prompt, generator=generator, num_inference_steps=steps).images
+        return made
+
+    def prompts(self) -> list[str]:
+        """Of what sample pictures are made."""
+        return list(self.settings.validation_prompt)
+
+    def save(self, folder: Path) -> None:
+        self.pipeline.save_pretrained(folder)
+
+    def facts(self) -> Iterable[tuple[str, str]]:
+        all_of = sum(parameter_count(part.parameters()) for part in (self.pipeline.unet, self.pipeline.text_encoder))
+        yield "pipeline", f"{self.settings.pretrained_model_name_or_path}, {all_of / 1e6:.2f} million parameters"
+        yield "predicts", f"{self.objective.prediction_type}, as {type(self.pipeline.scheduler).__name__} says"
+
+
+def _loaded(settings: Any) -> Any:
+    name = settings.pretrained_model_name_or_path
+    pipeline: Any = DiffusionPipeline.from_pretrained(name, torch_dtype=torch.float32)
+    parts = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+    missing = [part for part in parts if getattr(pipeline, part, None) is None]
+    if missing or pipeline.unet.config.in_channels != pipeline.vae.config.latent_channels:
+        raise ValueError(f"{name!r} is a {type(pipeline).__name__}, and no text-to-image pipeline" + (
+            f": it has no {', '.join(missing)}" if missing else ": its UNet is given more than latents"))
+    pipeline.fast = False  # layouts prepared for weights that change with each step would be in vain
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

@@ -1,0 +1,252 @@
+"""The loop: a task's networks, optimised on Accelerate's processes, with checkpoints from which a run goes on exactly.
+
+All that is random in step s follows from (seed, s, process), and the learning rate from s, so a checkpoint is the weights, the
+optimisers' state and the averages, and the number s.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from .batches import Batches
+from .checkpoints import checkpoints, load_checkpoint, save_checkpoint
+from .distributed import unsynchronised, whole, wrapped
+from .ema import EMAModel
+from .learning_rates import learning_rate
+from .optimizers import make_optimizer
+from .progress import Progress
+from .seeds import seed_for
+from .task import Batch, ByIndex, Place, Player, Task
+
+FREE = {"output_dir", "max_train_steps", "num_train_epochs", "checkpointing_steps", "checkpoints_total_limit", "shard",
+        "resume_from_checkpoint", "validation_steps", "validation_seed", "num_validation_images", "validation_inference_steps",
+        "validation_prompt", "logging_steps", "report_to", "dataloader_num_workers", "cache_latents", "gradient_checkpointing"}
+"""Settings that may change when a run goes on: they are none of its numbers."""
+
+
+@dataclass
+class Trained:
+    """What a run leaves: how many steps were done, the losses as they were logged, by step, and the folder of the result."""
+
+    steps: int
+    folder: Path
+    losses: dict[int, float] = field(default_factory=dict)
+
+
+class Trainer:
+    """Trains a task.
+
+    Args:
+        task: what is trained.
+        settings: a `Run` and `Optimisation` (see `settings.py`).
+        say: told, in the main process, what a user may want to know.
+
+    Raises:
+        ValueError: a run in `output_dir` had other settings, and is not to be begun anew; names them.
+    """
+
+    def __init__(self, task: Task, settings: Any, say: Callable[[str], None] = print):
+        self.task, self.settings = task, settings
+        self.accelerator = Accelerator(mixed_precision=settings.mixed_precision)
+        self.main = self.accelerator.is_main_process
+        self.say = say if self.main else lambda text: None
+        device = self.accelerator.device
+        task.place(device)
+        with self.accelerator.main_process_first():  # which fills caches that the others find
+            task.start(self.say)
+        self.batches_a_step = settings.gradient_accumulation_steps
+        self.batches = self._batches(0)
+        self.steps = settings.max_train_steps or settings.num_train_epochs * max(
+            1, self.batches.steps_per_epoch // self.batches_a_step)
+        self.rate = learning_rate(settings.lr_scheduler, num_warmup_steps=settings.lr_warmup_steps, num_training_steps=self.steps)
+        self.optimizers: dict[str, Any] = {}
+        self.averages: dict[str, EMAModel | None] = {}
+        for player in task.players:
+            self._prepare(player, device)
+
+    # -- setting up ------------------------------------------------------------------------------------------------------
+
+    def _batches(self, first: int) -> Batches:
+        return Batches(self.task.groups, self.settings.train_batch_size, self.settings.seed, first=first,
+                       process=self.accelerator.process_index, processes=self.accelerator.num_processes)
+
+    def _prepare(self, player: Player, device: torch.device) -> None:
+        settings, network = self.settings, player.network
+        network.to(device)
+        if settings.channels_last:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if settings.gradient_checkpointing:
+            for part in network.modules():
+                getattr(part, "enable_gradient_checkpointing", lambda: None)()
+        network.train()
+        player.module = wrapped(self.accelerator, network, settings.shard)
+        name = "adamw8bit" if settings.use_8bit_adam else settings.optimizer
+        optimizer = make_optimizer(
+            name, player.parameters(), settings.learning_rate * player.learning_rate,
+            betas=(settings.adam_beta1, settings.adam_beta2), weight_decay=settings.adam_weight_decay,
+            epsilon=settings.adam_epsilon)
+        self.optimizers[player.name] = self.accelerator.prepare_optimizer(optimizer)
+        self.averages[player.name] = EMAModel(
+            player.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=settings.ema_power,
+        ) if settings.use_ema and player.averaged else None
+
+    def _trained(self) -> dict[str, tuple[Any, Any, Any]]:
+        return {player.name: (player.network, self.optimizers[player.name].optimizer, self.averages[player.name])
+                for player in self.task.players}
+
+    # -- going on --------------------------------------------------------------------------------------------------------
+
+    def _resume(self) -> int:
+        """Put the last checkpoint in place, if there is one that is wanted; the step from which to go on."""
+        folder, wanted = self.settings.output_dir, self.settings.resume_from_checkpoint
+        if wanted == "none":
+            return 0
+        found = checkpoints(folder)
+        path = Path(wanted) if wanted != "latest" else found[-1] if found else None
+        if path is None:
+            return 0
+        if not (path / "training.json").is_file():
+            raise FileNotFoundError(f"resume_from_checkpoint is {wanted!r}, which is no checkpoint's folder; it can be 'latest', "
+                                    f"'none' or a folder such as {str(folder / 'checkpoint-500')!r}")
+        told = load_checkpoint(path, self._trained())
+        self._check_same(told["settings"], path)
+        if self.accelerator.scaler is not None and told["scaler"]:
+            self.accelerator.scaler.load_state_dict(told["scaler"])
+        self.say(f"going on from {path}")
+        return int(told["step"])
+
+    def _check_same(self, before: Mapping[str, Any], path: Path) -> None:
+        now = self._facts()["settings"]
+        other = [f"{name} was {before.get(name)!r} and is {value!r}" for name, value in now.items()
+                 if name not in FREE and before.get(name) != value]
+        if other:
+            raise ValueError(f"{str(path)!r} is of a run with other settings: {'; '.join(other)}. Keep them, name another "
+                             "output_dir, or begin anew with resume_from_checkpoint 'none'")
+
+    def _facts(self) -> dict[str, Any]:
+        settings = self.settings.model_dump(mode="json") | {"processes": self.accelerator.num_processes}
+        scaler = self.accelerator.scaler
+        return {"settings": settings, "scaler": scaler.state_dict() if scaler is not None else None}
+
+    # -- the run ---------------------------------------------------------------------------------------------------------
+
+    def run(self) -> Trained:
+        """Train to the end, from the last checkpoint on, and save the result in `output_dir`.
+
+        Raises:
+            ArithmeticError: the loss is not finite.
+        """
+        settings, folder = self.settings, self.settings.output_dir
+        if self.main:
+            folder.mkdir(parents=True, exist_ok=True)
+            for left in folder.glob(".*.partial"):  # by a run that was killed while it saved
+                shutil.rmtree(left, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        first = saved = self._resume()
+        if self.main:
+            settings.write(folder / "settings.yaml")
+        trained = Trained(self.steps, folder)
+        loader = iter(self._loader(first * self.batches_a_step))
+        pictures = settings.train_batch_size * self.batches_a_step * self.accelerator.num_processes
+        with torch.random.fork_rng(), Progress(self.steps, first, pictures, settings, self.accelerator) as progress:
+            for step in range(first, self.steps):
+                logged = self.step(step, [next(loader) for _ in range(self.batches_a_step)])
+                last = step + 1 == self.steps
+                for at, loss in progress.after(step, logged, last).items():
+                    trained.losses[at] = loss
+                if last or (step + 1) % settings.checkpointing_steps == 0:
+                    save_checkpoint(folder, step + 1, self._trained(), self._facts(), self.main, settings.checkpoints_total_limit)
+                    saved = step + 1
+                if settings.num_validation_images and (last or (step + 1) % settings.validation_steps == 0):
+                    self._sample(step + 1, progress)
+        assert saved == self.steps or first >= self.steps
+        self._save(folder)
+        return trained
+
+    def _loader(self, first: int) -> DataLoader[Any]:
+        """Batches from number `first` on, without end."""
+        data, workers = self.task.data, self.settings.dataloader_num_workers
+        return DataLoader(
+            data if getattr(data, "takes_draws", False) else ByIndex(data), batch_sampler=self._batches(first),
+            collate_fn=self.task.collate, num_workers=workers, persistent_workers=workers > 0,
+            pin_memory=self.accelerator.device.type == "cuda", generator=torch.Generator())
+
+    def step(self, step: int, batches: list[Batch]) -> dict[str, Tensor]:
+        """One optimisation step of every player on the same batches; returns what is worth logging, on the run's device."""
+        logged: dict[str, Tensor] = {}
+        batches = [self._on_device(batch) for batch in batches]
+        for number, player in enumerate(self.task.players):
+            optimizer, losses = self.optimizers[player.name], []
+            for group in optimizer.param_groups:
+                group["lr"] = self.settings.learning_rate * player.learning_rate * self.rate(step)
+            optimizer.zero_grad(set_to_none=True)
+            for micro, batch in enumerate(batches):
+                place = Place(self.settings.seed, step, micro, number, self.accelerator.process_index, self.accelerator.device)
+                torch.manual_seed(seed_for(*place.numbers))  # dropout draws from PyTorch's own generator
+                alone: AbstractContextManager[Any] = nullcontext()
+                if micro + 1 < len(batches):
+                    alone = unsynchronised(self.accelerator, player.module)
+                with alone:
+                    with self.accelerator.autocast():
+                        loss, told = player.loss(batch, place)
+                    self.accelerator.backward(loss / len(batches))
+                losses.append(loss.detach())
+            norm = self.accelerator.clip_grad_norm_(player.parameters(), self.settings.max_grad_norm)
+            optimizer.step()
+            average = self.averages[player.name]
+            if average is not None and not optimizer.step_was_skipped:
+                average.step(player.parameters())
+            prefix = "" if number == 0 else f"{player.name}_"
+            logged |= {f"{prefix}loss": torch.stack(losses).mean(), f"{prefix}gradient_norm": whole(norm)}
+            logged |= {f"{prefix}{name}": value.detach() for name, value in told.items()}
+        return logged
+
+    def _on_device(self, batch: Batch) -> Batch:
+        device = self.accelerator.device
+        return {name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+                for name, value in batch.items()}
+
+    # -- results ---------------------------------------------------------------------------------------------------------
+
+    def _averaged(self) -> Iterator[AbstractContextManager[Any]]:
+        for player in self.task.players:
+            average = self.averages[player.name]
+            if average is not None:
+                yield average.averaged(player.parameters())
+
+    def result(self) -> AbstractContextManager[Any]:
+        """A context in which the networks are what a user gets: whole, averaged, for inference."""
+        from .distributed import for_inference
+
+        return for_inference([player.network for player in self.task.players], list(self._averaged()))
+
+    def _sample(self, step: int, progress: Progress) -> None:
+        start = time.perf_counter()
+        with self.result():
+            pictures = self.task.samples() if self.main else []
+        if pictures:
+            progress.show(step, pictures, self.settings.output_dir / "samples" / f"step-{step:06}.png")
+        progress.pause(time.perf_counter() - start)
+        self.accelerator.wait_for_everyone()
+
+    def _save(self, folder: Path) -> None:
+        with self.result():
+            if self.main:
+                self.task.save(folder)
+                self.say(f"saved {folder}")
+        self.accelerator.wait_for_everyone()
+
+    def networks(self) -> list[nn.Module]:
+        """The networks that are trained."""
+        return [player.network for player in self.task.players]
