@@ -19,8 +19,8 @@ from calotype.training.task import Player, Task
 from calotype.training.trainer import Trainer
 
 UNET: dict[str, Any] = {
-    "sample_size": 8, "block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4, "mid_block_type": None,
-    "down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+    "sample_size": 8, "block_out_channels": (8,), "layers_per_block": 1, "norm_num_groups": 4, "mid_block_type": None,
+    "down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
 
 FULL: dict[str, Any] = {
     "max_train_steps": 6, "checkpointing_steps": 2, "train_batch_size": 3, "gradient_accumulation_steps": 2, "seed": 3,

@@ -49,9 +49,9 @@ def save_checkpoint(
     tensors: dict[str, dict[str, Tensor]] = {}
     told: dict[str, Any] = dict(facts) | {"step": step, "players": {}}
     for name, (network, optimizer, average) in trained.items():
-        weights, state = _states(network, optimizer)
+        weights, state = get_state_dict(network, optimizer, options=_WHOLE)  # empty in all processes but the first
         tensors[name] = weights
-        moments, rest = _flattened(state["state"])
+        moments, rest = _flattened(state.get("state", {}))
         tensors[f"{name}.optimizer"] = moments
         told["players"][name] = {"optimizer": rest}
         if average is not None:
@@ -84,11 +84,13 @@ def load_checkpoint(path: Path, trained: Mapping[str, tuple[Any, Any, Any]]) -> 
         about = told["players"][name]
         state = _unflattened(_read(path / f"{name}.optimizer.safetensors"), about["optimizer"])
         weights = _read(path / f"{name}.safetensors")
-        wanted, current = _states(network, optimizer)
+        wanted = _trained(network)
         if weights.keys() != wanted.keys() or any(weights[key].shape != wanted[key].shape for key in wanted):
             raise ValueError(f"{str(path / name)!r} has other tensors than the network that is trained: it is of another run")
         # Groups are made by the settings, and rates by the step's number: only the state is a checkpoint's.
-        both: dict[str, Any] = {"model_state_dict": weights, "optim_state_dict": {**current, "state": state}}
+        names = {id(parameter): key for key, parameter in network.named_parameters()}
+        groups = [{**group, "params": [names[id(parameter)] for parameter in group["params"]]} for group in optimizer.param_groups]
+        both: dict[str, Any] = {"model_state_dict": weights, "optim_state_dict": {"state": state, "param_groups": groups}}
         set_state_dict(network, optimizer, **both, options=_WHOLE)
         _lay_out(optimizer)
         if average is not None:
@@ -97,10 +99,10 @@ def load_checkpoint(path: Path, trained: Mapping[str, tuple[Any, Any, Any]]) -> 
     return told
 
 
-def _states(network: Any, optimizer: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The trained weights, and the optimiser's state, by the parameters' names."""
-    weights, state = get_state_dict(network, optimizer, options=_WHOLE)
-    return weights, dict(state)
+def _trained(network: Any) -> dict[str, Tensor]:
+    """What a checkpoint holds of a network: its buffers, and the parameters that are trained."""
+    frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    return {name: tensor for name, tensor in network.state_dict().items() if name not in frozen}
 
 
 def _put_averages(average: Any, shadows: Sequence[Tensor], counted: Mapping[str, Any]) -> None:
