@@ -15,6 +15,7 @@ from typer import Option
 _WORDS = {
     "unconditional": "Pictures out of nothing, like those given.",
     "text-to-image": "A text-to-image model, on pictures with captions.",
+    "autoencoder": "An autoencoder, or its decoder alone, which leaves all latents as they are.",
 }
 
 

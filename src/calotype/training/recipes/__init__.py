@@ -10,6 +10,7 @@ from ...words import check_choice
 RECIPES = {
     "unconditional": ("unconditional", "Unconditional"),
     "text-to-image": ("text_to_image", "TextToImage"),
+    "autoencoder": ("autoencoder", "AutoencoderTraining"),
 }
 """The module and class of each."""
 
