@@ -123,7 +123,15 @@ class Noise(Settings):
     input_perturbation: float = Field(0.0, ge=0, description="Noise on the noise that the network is shown.")
 
 
-class Data(Settings):
+class Framed(Settings):
+    """How pictures are framed."""
+
+    resolution: int | None = Field(None, ge=8, description="Pixels that pictures are made to have, each way.")
+    center_crop: bool = Field(True, description="Cut out the middle and not some part.")
+    random_flip: bool = Field(False, description="Mirror half of the pictures.")
+
+
+class Data(Framed):
     """The pictures."""
 
     train_data_dir: Path | None = Field(None, description="A folder of pictures; metadata.jsonl in it has captions.")
@@ -131,9 +139,6 @@ class Data(Settings):
     image_column: str = Field("image", description="Which column of it has the pictures.")
     caption_column: str = Field("text", description="Which column has the captions.")
     split: str | None = Field(None, description="Only pictures whose metadata say this `split`; of a data set, its split.")
-    resolution: int | None = Field(None, ge=8, description="Pixels that pictures are made to have, each way.")
-    center_crop: bool = Field(True, description="Cut out the middle and not some part.")
-    random_flip: bool = Field(False, description="Mirror half of the pictures.")
     aspect_buckets: bool = Field(False, description="Keep the pictures' shapes, in batches of one shape.")
 
     @model_validator(mode="after")
@@ -147,5 +152,5 @@ class Text(Settings):
     """The captions."""
 
     caption_dropout: float = Field(0.1, ge=0, le=1, description="Share of captions left empty, so that guidance works.")
-    cache_latents: bool = Field(True, description="Encode every picture once, before the training.")
+    cache_latents: bool = Field(True, description="Encode pictures and captions once, before the training.")
     validation_prompt: list[str] = Field([], description="What sample pictures are made of; can be given more than once.")

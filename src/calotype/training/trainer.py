@@ -27,7 +27,7 @@ from .learning_rates import learning_rate
 from .optimizers import make_optimizer
 from .progress import Progress
 from .seeds import seed_for
-from .task import Batch, Place, Player, Task
+from .task import Batch, ByIndex, Place, Player, Task
 
 FREE = {"output_dir", "max_train_steps", "num_train_epochs", "checkpointing_steps", "checkpoints_total_limit", "shard",
         "resume_from_checkpoint", "validation_steps", "validation_seed", "num_validation_images", "validation_inference_steps",
@@ -158,10 +158,7 @@ class Trainer:
         if self.main:
             settings.write(folder / "settings.yaml")
         trained = Trained(self.steps, folder)
-        loader = iter(DataLoader(
-            self.task.data, batch_sampler=self._batches(first * self.batches_a_step),
-            collate_fn=self.task.collate, num_workers=settings.dataloader_num_workers,
-            pin_memory=self.accelerator.device.type == "cuda", persistent_workers=settings.dataloader_num_workers > 0))
+        loader = iter(self._loader(first * self.batches_a_step))
         pictures = settings.train_batch_size * self.batches_a_step * self.accelerator.num_processes
         with torch.random.fork_rng(), Progress(self.steps, first, pictures, settings, self.accelerator) as progress:
             for step in range(first, self.steps):
@@ -177,6 +174,14 @@ class Trainer:
         assert saved == self.steps or first >= self.steps
         self._save(folder)
         return trained
+
+    def _loader(self, first: int) -> DataLoader[Any]:
+        """Batches from number `first` on, without end."""
+        data, workers = self.task.data, self.settings.dataloader_num_workers
+        return DataLoader(
+            data if getattr(data, "takes_draws", False) else ByIndex(data), batch_sampler=self._batches(first),
+            collate_fn=self.task.collate, num_workers=workers, persistent_workers=workers > 0,
+            pin_memory=self.accelerator.device.type == "cuda", generator=torch.Generator())
 
     def step(self, step: int, batches: list[Batch]) -> dict[str, Tensor]:
         """One optimisation step of every player on the same batches; returns what is worth logging, on the run's device."""

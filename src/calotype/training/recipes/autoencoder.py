@@ -201,6 +201,8 @@ class AutoencoderTraining(Task):
 class _WithMoments(Dataset[dict[str, Any]]):
     """Pictures, and what their latents are drawn from."""
 
+    takes_draws = True
+
     def __init__(self, cache: LatentCache):
         self.cache, self.framing = cache, cache.pictures.framing
 
