@@ -18,6 +18,7 @@ _WORDS = {
     "lora": "A small adapter of a text-to-image model: a style, a way to draw.",
     "dreambooth": "One subject, from a few pictures, under a rare word.",
     "textual-inversion": "A new word for what pictures show; nothing else changes.",
+    "autoencoder": "An autoencoder, or its decoder alone, which leaves all latents as they are.",
 }
 
 

@@ -52,6 +52,7 @@ class Player:
         loss: a batch and its place in the run to the loss (a scalar), and what else is worth logging (scalars).
         learning_rate: relative to the run's.
         averaged: whether an average of its weights is worth keeping.
+        first_step: the run's step in which it begins to be trained; until then it sits out, and its loss is not called.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Player:
     loss: Callable[[Batch, Place], tuple[Tensor, dict[str, Tensor]]]
     learning_rate: float = 1.0
     averaged: bool = True
+    first_step: int = 0
 
     def __post_init__(self) -> None:
         self.network = self.module  # as it was before a trainer wrapped it

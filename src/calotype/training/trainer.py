@@ -33,7 +33,8 @@ from .task import Batch, ByIndex, Place, Player, Task
 
 FREE = {"output_dir", "max_train_steps", "num_train_epochs", "checkpointing_steps", "checkpoints_total_limit", "shard",
         "resume_from_checkpoint", "validation_steps", "validation_seed", "num_validation_images", "validation_inference_steps",
-        "validation_prompt", "logging_steps", "report_to", "dataloader_num_workers", "cache_latents", "gradient_checkpointing"}
+        "validation_prompt", "validation_split", "logging_steps", "report_to", "dataloader_num_workers", "cache_latents",
+        "gradient_checkpointing"}
 """Settings that may change when a run goes on: they are none of its numbers."""
 
 _DROPOUT = 0x64726F70  # the last number of its place
@@ -198,6 +199,10 @@ class Trainer:
         batches = [self._on_device(batch) for batch in batches]
         for number, player in enumerate(self.task.players):
             optimizer, losses = self.optimizers[player.name], []
+            if step < player.first_step:
+                continue
+            if step == player.first_step:  # a checkpoint before it made the state that it then wrote
+                optimizer.optimizer.state.clear()
             for group in optimizer.param_groups:
                 group["lr"] = self.settings.learning_rate * player.learning_rate * self.rate(step)
             optimizer.zero_grad(set_to_none=True)
