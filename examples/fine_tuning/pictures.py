@@ -3,7 +3,7 @@
     python examples/emoji/prepare.py data/emoji
     python examples/fine_tuning/pictures.py data/emoji data/fine_tuning
 
-`lights/`: emoji as boards of 16 x 16 lamps, captioned "a rocket in lights style". `zib/`: a small monster of ours.
+`beads/`: emoji laid out of 16 x 16 beads, captioned "a rocket in beads style". `zib/`: a small monster of ours.
 """
 
 from __future__ import annotations
@@ -17,25 +17,23 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-SIZE, LAMPS = 128, 16
+SIZE, BEADS = 128, 16
 LABELS = ("red apple", "banana", "cactus", "cat face", "crab", "crown", "dog face", "fish", "guitar", "hamburger", "hot beverage",
           "key", "lemon", "mushroom", "penguin", "pizza", "rabbit face", "strawberry", "sunflower", "umbrella")
-NIGHT = (12, 14, 30)
 
 
-def lights(emoji: Image.Image) -> Image.Image:
-    """An emoji on white as a board of lamps at night: white is a lamp that is off."""
-    small = emoji.convert("RGB").resize((LAMPS, LAMPS), Image.Resampling.BOX)
-    cell, scale = SIZE // LAMPS, 4  # drawn larger, so that edges are smooth
-    board = Image.new("RGB", (SIZE * scale, SIZE * scale), NIGHT)
+def beads(emoji: Image.Image) -> Image.Image:
+    """An emoji on white as beads, each of one colour; where it is white there is none."""
+    small = emoji.convert("RGB").resize((BEADS, BEADS), Image.Resampling.BOX)
+    cell, scale = SIZE // BEADS, 4  # drawn larger, so that edges are smooth
+    board = Image.new("RGB", (SIZE * scale, SIZE * scale), "white")
     draw = ImageDraw.Draw(board)
-    for y in range(LAMPS):
-        for x in range(LAMPS):
+    for y in range(BEADS):
+        for x in range(BEADS):
             colour = small.getpixel((x, y))
-            if min(colour) > 235:
-                colour = (34, 38, 62)
-            left, top, wide = (x * cell + 0.8) * scale, (y * cell + 0.8) * scale, (cell - 1.6) * scale
-            draw.ellipse([left, top, left + wide, top + wide], fill=colour)
+            if min(colour) <= 235:
+                left, top, wide = (x * cell + 0.5) * scale, (y * cell + 0.5) * scale, (cell - 1) * scale
+                draw.ellipse([left, top, left + wide, top + wide], fill=colour)
     return board.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
 
 
@@ -74,17 +72,17 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where the pictures go")
     given = parser.parse_args()
     rows = []
-    (given.folder / "lights").mkdir(parents=True, exist_ok=True)
+    (given.folder / "beads").mkdir(parents=True, exist_ok=True)
     (given.folder / "zib").mkdir(exist_ok=True)
     for label in LABELS:
         name = label.replace(" ", "-") + ".png"
-        lights(Image.open(given.emoji / "pictures" / "noto" / name)).save(given.folder / "lights" / name)
+        beads(Image.open(given.emoji / "pictures" / "noto" / name)).save(given.folder / "beads" / name)
         article = "an" if label[0] in "aeiou" else "a"
-        rows.append({"file_name": name, "text": [f"{article} {label} in lights style", f"{label}, lights style"]})
-    (given.folder / "lights" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        rows.append({"file_name": name, "text": [f"{article} {label} in beads style", f"{label}, beads style"]})
+    (given.folder / "beads" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for i in range(20):
         zib(random.Random(i)).save(given.folder / "zib" / f"{i:02}.png")
-    print(f"wrote {len(LABELS)} pictures of lights and 20 of zib into {given.folder}")
+    print(f"wrote {len(LABELS)} pictures of beads and 20 of zib into {given.folder}")
 
 
 if __name__ == "__main__":
