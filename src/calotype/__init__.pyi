@@ -1,3 +1,4 @@
+from . import evaluation as evaluation
 from . import hub as hub
 from . import images as images
 from . import models as models

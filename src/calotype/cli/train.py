@@ -114,9 +114,10 @@ def _train(task: Any, settings: Any, dry_run: bool) -> None:
         typer.echo(text, err=True)
         sys.stderr.flush()
 
-    trained = Trainer(task(settings), settings, say).run()
+    trainer = Trainer(task(settings), settings, say)
+    trained = trainer.run()
     losses = list(trained.losses.values())
     tenth = max(1, len(losses) // 10)
     if losses:
         first, last = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
-        say(f"{trained.steps} steps; loss {first:.4f} in the first tenth of them, {last:.4f} in the last")
+        trainer.say(f"{trained.steps} steps; loss {first:.4f} in the first tenth of them, {last:.4f} in the last")

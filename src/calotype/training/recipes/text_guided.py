@@ -47,7 +47,9 @@ class TextGuided(Task):
 
     def __init__(self, settings: Any):
         self.settings = settings
-        self.pipeline: Any = self.begun(_loaded(settings))
+        with torch.random.fork_rng([]):
+            torch.manual_seed(settings.seed)  # weights to begin with may be random too
+            self.pipeline: Any = self.begun(_loaded(settings))
         for part in (self.pipeline.vae, self.pipeline.text_encoder, self.pipeline.unet):
             part.requires_grad_(False)
         self.denoiser = TextToNoise(self.pipeline.unet, self.pipeline.text_encoder if settings.train_text_encoder else None)

@@ -86,8 +86,9 @@ def _pipeline(settings: UnconditionalSettings) -> Any:
     scheduler = DDPMScheduler(
         settings.ddpm_num_steps, beta_schedule=settings.ddpm_beta_schedule,
         prediction_type=settings.prediction_type or "epsilon")
-    torch.manual_seed(settings.seed)  # the weights to begin with are random too
-    return DDPMPipeline(_network(settings), scheduler)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(settings.seed)  # the weights to begin with are random too
+        return DDPMPipeline(_network(settings), scheduler)
 
 
 def _network(settings: UnconditionalSettings) -> UNet2DModel:
