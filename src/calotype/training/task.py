@@ -65,6 +65,14 @@ class Player:
     def __post_init__(self) -> None:
         self.network = self.module  # as it was before a trainer wrapped it
 
+    @property
+    def judge(self) -> nn.Module:
+        """What another player's loss calls if it wants gradients of the input alone, and takes them by `torch.autograd.grad`.
+
+        Copies in several processes would wait in vain for gradients to agree on; but weights that are divided are gathered.
+        """
+        return self.module if hasattr(self.module, "reshard") else self.network
+
     def parameters(self) -> list[nn.Parameter]:
         """Those that are trained."""
         return [parameter for parameter in self.network.parameters() if parameter.requires_grad]

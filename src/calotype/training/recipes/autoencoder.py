@@ -134,7 +134,7 @@ class AutoencoderTraining(Task):
         told = {**terms, "psnr": signal_to_noise(made.detach(), originals).mean()}
         loss = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
         if len(self.players) > 1 and place.step >= settings.adversarial_start:
-            fooling = fooling_loss(self.players[1].network(made))  # and not its module: its gradients are not wanted here
+            fooling = fooling_loss(self.players[1].judge(made).float())
             loss, balance = balanced(made, loss, fooling, self.vae.decoder.conv_out.weight, settings.adversarial_weight)
             told |= {"fooling": fooling, "balance": balance}
             self._made[place.micro] = made.detach()
