@@ -34,7 +34,7 @@ def test_prompts(tmp_path):
     assert len({one.seed for one in five}) == 5
     (tmp_path / "p.txt").write_text("# no\n\na bar\na disc\n")
     assert read_prompts(tmp_path / "p.txt", 3) == [Prompt("a bar", 3), Prompt("a disc", 4)]
-    assert read_prompts(tmp_path / "p.txt", 3, 1) == [Prompt("a bar", 3)]
+    assert read_prompts(tmp_path / "p.txt", 3, 1) == [Prompt("a disc", 4)]  # the middle of the file
 
 
 def test_prompts_of_a_data_set(tmp_path):

@@ -79,8 +79,8 @@ def _row(folder: Path, number: int, entry: Mapping[str, Any], path: Path) -> Row
 def read_prompts(path: str | os.PathLike[str], seed: int = 0, count: int | None = None) -> list[Prompt]:
     """The prompts in a file: rows of JSON with `prompt`, `label`, `style`, `seed`, `split` (`.jsonl`), or a text a line.
 
-    Where a row has no seed, it is `seed` plus the row's number, from 0. `count` takes the first so many; if the file
-    has fewer, it begins again at the first, with other seeds.
+    Where a row has no seed, it is `seed` plus the row's number, from 0. `count` takes so many at even
+    distances, so that every part of the file is asked for; if it has fewer, it begins again at the first, with other seeds.
 
     Raises:
         ValueError: a row that is none, or no rows; names the file and the line.
@@ -94,7 +94,7 @@ def read_prompts(path: str | os.PathLike[str], seed: int = 0, count: int | None 
         prompts = [Prompt(text, seed + i) for i, text in enumerate(texts)]
     if not prompts:
         raise ValueError(f"{str(path)!r} has no prompts")
-    return repeated(prompts, len(prompts) if count is None else count)
+    return prompts if count is None else evenly(prompts, count) if 0 < count <= len(prompts) else repeated(prompts, count)
 
 
 def _prompt(entry: Mapping[str, Any], seed: int, where: str) -> Prompt:
