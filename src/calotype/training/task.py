@@ -97,6 +97,11 @@ class Task:
         return ()
 
 
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """A batch whose tensors are on a device."""
+    return {name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value for name, value in batch.items()}
+
+
 def parameter_count(parameters: Iterable[Tensor]) -> int:
     """How many numbers there are in them."""
     return sum(parameter.numel() for parameter in parameters)

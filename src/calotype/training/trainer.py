@@ -29,7 +29,7 @@ from .learning_rates import learning_rate
 from .optimizers import make_optimizer
 from .progress import Progress
 from .seeds import seed_for
-from .task import Batch, Place, Player, Task
+from .task import Batch, Place, Player, Task, on_device
 
 FREE = {"output_dir", "max_train_steps", "num_train_epochs", "checkpointing_steps", "checkpoints_total_limit", "shard",
         "resume_from_checkpoint", "validation_steps", "validation_seed", "num_validation_images", "validation_inference_steps",
@@ -194,7 +194,7 @@ class Trainer:
     def step(self, step: int, batches: list[Batch]) -> dict[str, Tensor]:
         """One optimisation step of every player on the same batches; returns what is worth logging, on the run's device."""
         logged: dict[str, Tensor] = {}
-        batches = [self._on_device(batch) for batch in batches]
+        batches = [on_device(batch, self.accelerator.device) for batch in batches]
         for number, player in enumerate(self.task.players):
             optimizer, losses = self.optimizers[player.name], []
             for group in optimizer.param_groups:
@@ -224,11 +224,6 @@ class Trainer:
         for player in self.task.players:
             free_gathered(player.module)
         return logged
-
-    def _on_device(self, batch: Batch) -> Batch:
-        device = self.accelerator.device
-        return {name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-                for name, value in batch.items()}
 
     # -- results ---------------------------------------------------------------------------------------------------------
 
