@@ -49,9 +49,9 @@ def config(pictures, here):
 def test_help_shows_every_setting(name):
     shown = call("train", name, "--help")
     for setting in recipe(name).Settings.model_fields:
-        assert f"--{setting.replace('_', '-')}" in shown
-    for heading in ("The run", "The optimisation", "The objective", "The pictures", "The recipe", "(default: 0.0001)", "(default: needed)"):
-        assert heading in shown.replace("[default:", "(default:").replace("]", ")")
+        assert f"--{setting.replace('_', '-')} " in shown
+    for heading in ("The run", "The optimisation", "The recipe", "[default: (0.0001)]", "[default: (needed)]"):
+        assert heading in shown
 
 
 def test_recipes_are_shown():
@@ -84,7 +84,7 @@ def test_settings_written_can_be_read(config, here):
     (["--mixed-precision", "fp8"], "mixed_precision: is 'fp8', but input should be 'no', 'fp16' or 'bf16'"),
     (["--num-train-epochs", 3], "give either max_train_steps or num_train_epochs"),
     (["--dataset-name", "some/pictures"], "give either train_data_dir or dataset_name"),
-    (["--optimizer", "adamv"], "optimizer is 'adamv', but must be"),
+    (["--optimizer", "adamv"], "optimizer: is 'adamv', but input should be"),
     (["--lr-scheduler", "cosin"], "did you mean 'cosine'?"),
     (["--timestep-sampler", "unifrom"], "did you mean 'uniform'?"),
     (["--resume-from-checkpoint", "checkpoint-9"], "resume_from_checkpoint is 'checkpoint-9', which is no checkpoint's folder"),
@@ -136,7 +136,7 @@ def test_a_dry_run_trains_nothing(config, here):
     for words in ("pictures 24", "pixel_values [4, 3, 8, 8]", "UNet2DModel, 0.0", "steps 4, 0.7 times", "GiB", "so about"):
         assert words in said
     assert sorted(here.rglob("*")) == before
-    assert "optimizer is 'adamv'" in call("train", "unconditional", "--config", config, "--dry-run", "--optimizer", "adamv", code=1)
+    assert "did you mean 'adamw'?" in call("train", "unconditional", "--config", config, "--dry-run", "--optimizer", "adamv", code=1)
 
 
 def test_from_pictures_to_a_picture(config, here, diffusers):

@@ -83,6 +83,12 @@ def test_groups_do_not_come_one_after_the_other():
     assert sum(of) == 10 and of != sorted(of) and of != sorted(of, reverse=True)
 
 
+def test_pictures_alone_in_their_groups_are_spread_over_the_epochs():
+    groups = [range(400), *([i] for i in range(400, 416))]  # 100 steps an epoch, and for each of 16 one in four epochs
+    alone = [batch[0].index >= 400 for batch in islice(Batches(groups, 4, 0), 416)]
+    assert sum(alone) == 16 and all(3 <= sum(alone[i : i + 104]) <= 5 for i in range(0, 416, 104))
+
+
 def test_steps_per_epoch():
     assert [Batches(10, 4, 0).steps_per_epoch, Batches(3, 64, 0).steps_per_epoch] == [3, 1]
     assert Batches([range(5), range(5, 12)], 2, 0, processes=3).steps_per_epoch == 2

@@ -31,6 +31,8 @@ def test_dropout_changes_no_other_caption():
     for ticket in range(100):
         plain, dropping = (Captions(dropout=p)(TEXTS, generator_for(0, ticket)) for p in (0, 0.5))
         assert dropping in ("", plain)
+    counts = drawn(Captions(dropout=0.5), TEXTS)
+    assert all(abs(counts[text] - 1000 / 3) < 70 for text in TEXTS)
 
 
 def test_tags_are_shuffled_but_for_the_first():

@@ -9,7 +9,7 @@ from torch import nn
 from calotype.training.estimate import activations, estimate, memory
 from calotype.training.task import Player, Task
 
-from .running import FULL, Denoising, Rivals, Rows, Told
+from .running import FULL, Denoising, Rivals, Told
 
 pytest.importorskip("accelerate")
 
@@ -20,7 +20,7 @@ class Stack(Task):
     def __init__(self, *between: nn.Module, frozen: bool = False):
         self.network = nn.Sequential(nn.Linear(8, 16), *between, nn.Linear(16, 4))
         self.network[0].requires_grad_(not frozen)
-        self.data = Rows([{"x": torch.full((8,), float(i)), "caption": f"number {i}"} for i in range(6)])
+        self.data = [{"x": torch.full((8,), float(i)), "caption": f"number {i}"} for i in range(6)]
         self.groups = 6
         self.players = [Player("stack", self.network, self.loss)]
 
@@ -36,7 +36,7 @@ def told(**settings) -> Told:
 
 
 def counted(task: Task, count: int = 1, **settings) -> int:
-    return activations(task, told(**settings), task.collate([task.data[i, i] for i in range(count)]))
+    return activations(task, told(**settings), task.collate([task.data[i] for i in range(count)]))
 
 
 def test_activations_are_counted():
@@ -70,7 +70,7 @@ def test_memory():
     count = 8 * 16 + 16 + 16 * 4 + 4
     needed = memory(Stack(), told())
     assert list(needed.values()) == [4 * count, 16 * count, 2 * counted(Stack())]
-    other = memory(Stack(frozen=True), told(use_ema=False, optimizer="SGD", train_batch_size=10))
+    other = memory(Stack(frozen=True), told(use_ema=False, optimizer="sgd", train_batch_size=10))
     assert list(other.values()) == [4 * count, 8 * (16 * 4 + 4), 10 * counted(Stack(frozen=True))]
     half, full = (memory(Stack(nn.Linear(16, 16)), told(mixed_precision=kind, train_batch_size=100))["activations"]
                   for kind in ("bf16", "no"))

@@ -290,7 +290,7 @@ def test_bad_settings(how, kind, words):
 
 def test_no_such_picture():
     pictures = Pictures.of([picture()], resolution=8)
-    assert pictures[-1]["index"] == 0
+    assert pictures[-1]["index"] == 0 == pictures[np.int64(0)]["index"]
     for index in (1, -2, Draw(1, 0)):
         with pytest.raises(IndexError, match="there are 1"):
             pictures[index]

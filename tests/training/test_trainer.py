@@ -16,7 +16,7 @@ from calotype import UNet2DModel
 from calotype.training import checkpoints, progress
 from calotype.training.task import Player, Task
 
-from .running import UNET, Denoising, Rivals, Rows, SameNoise, left, smooth_pictures, trainer
+from .running import UNET, Denoising, Rivals, SameNoise, left, smooth_pictures, trainer
 
 pytest.importorskip("accelerate")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -328,7 +328,7 @@ class Line(Task):
 
     def __init__(self, settings):
         self.line = nn.Linear(1, 1)
-        self.data = Rows([{"x": torch.tensor([i / 4])} for i in range(8)])
+        self.data = [{"x": torch.tensor([i / 4])} for i in range(8)]
         self.groups = len(self.data)
         self.players = [Player("line", self.line, self.loss)]
 

@@ -15,6 +15,10 @@ from typer import Option
 _WORDS = {
     "unconditional": "Pictures out of nothing, like those given.",
     "text-to-image": "A text-to-image model, on pictures with captions.",
+    "lora": "A small adapter of a text-to-image model: a style, a way to draw.",
+    "dreambooth": "One subject, from a few pictures, under a rare word.",
+    "textual-inversion": "A new word for what pictures show; nothing else changes.",
+    "autoencoder": "An autoencoder, or its decoder alone, which leaves all latents as they are.",
 }
 
 

@@ -103,6 +103,9 @@ class Model(nn.Module, Configured):
         """
         if not safe_serialization:
             raise ValueError("weights are saved as safetensors only; leave safe_serialization as it is")
+        if "_lora" in vars(self):
+            raise ValueError(f"the {type(self).__name__} has LoRA adapters under training, which its files have no place for: "
+                             "save those by save_lora_weights of a pipeline, or call remove_lora first")
         with staged_folder(save_directory, lambda name: is_weights(name, self.weights_stem, variant)) as scratch:
             write_tensors(self.state_dict(), scratch, self.weights_stem, variant, max_shard_size)
             self.save_config(scratch)

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..models.conditioning import repeated
 from ..models.deep_features import DeepFeatures, DeepMoment, check_reusable
 from ..models.embeddings import sinusoidal
+from ..models.merging import at_scale, changes
 from ..prompts.encode import Prompt
 from ..randomness import randn, starting_noise
 from ..runtime.recording import call
@@ -145,6 +146,7 @@ class GuidedGeneration(Generation):
             check_reusable(unet)
         deep, added = DeepFeatures(), torch.empty(0)  # what full steps leave for shallow ones; `added` by guidance
         told: dict[bool, tuple[list[Any], Any]] = {}
+        adapted = changes(unet)
 
         def tell(half: bool) -> tuple[list[Any], Any]:
             """All timesteps and the text, or the half of it that is wanted, as the model takes them."""
@@ -156,14 +158,18 @@ class GuidedGeneration(Generation):
             return told[half]
 
         def predict(row: int, sample: Tensor) -> Tensor:
-            nonlocal added
+            nonlocal added, adapted
+            if changes(unet) != adapted:  # by a callback, or by who streams
+                adapted, deep.value = changes(unet), None
+                told.clear()
             reuse, copies = shallow[row] and deep.value is not None, len(self.text) // len(sample)
             moments, kept = tell(reuse and copies == 2)
             at = DeepMoment(moments[row].times, row, deep, reuse) if remembers else moments[row]
             parts = [sample, *(self.held[name] for name in joined)]
             size = max(at.size, *map(len, parts))  # B, if nothing but the text tells the copies apart
             whole = torch.cat([repeated(part, size) for part in parts], dim=1) if joined else repeated(sample, size)
-            output = call(unet, whole, at, kept)
+            with at_scale([unet] if pipeline._streaming else [], 1.0):
+                output = call(unet, whole, at, kept)
             output = translate(output) if translate else output
             if copies == 1:
                 return output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,12 +13,14 @@ from torch import Tensor
 
 from ..images import postprocess
 from ..images.vae_processor import VaeImageProcessor
+from ..models.merging import at_scale
 from ..prompts.encode import Prompt, encode_pair
 from ..randomness import Generators
 from ..schedulers.table import Table
 from .base import DiffusionPipeline, ImagePipelineOutput
 from .decoding import decoded
 from .guided import GuidedGeneration
+from .lora import LoraAdapters
 from .request import Request
 
 
@@ -28,7 +31,7 @@ class StableDiffusionPipelineOutput(ImagePipelineOutput):
     nsfw_content_detected: list[bool] | None = None
 
 
-class LatentPipeline(DiffusionPipeline):
+class LatentPipeline(LoraAdapters, DiffusionPipeline):
     """Base of text-guided pipelines with a `vae`, a `unet`, a `tokenizer`, a `text_encoder` and a `scheduler`."""
 
     vae: Any
@@ -79,8 +82,12 @@ class LatentPipeline(DiffusionPipeline):
         negative_prompt_embeds: Tensor | None = None, lora_scale: float | None = None, clip_skip: int | None = None,
         **options: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Hidden states for what is wanted, and for what is not: `prompts.encode.encode_pair`, whose `options` are taken too."""
-        with torch.no_grad():
+        """Hidden states for what is wanted, and for what is not: `prompts.encode.encode_pair`, whose `options` are taken too.
+
+        `lora_scale`: how much adapters of the text encoder count here, beside what `set_adapters` said.
+        """
+        scaled = nullcontext() if lora_scale is None else at_scale([self.text_encoder], lora_scale)
+        with torch.no_grad(), scaled:
             wanted, unwanted = encode_pair(
                 self.tokenizer, self.text_encoder, prompt, negative_prompt, num_images_per_prompt,
                 do_classifier_free_guidance, prompt_embeds, negative_prompt_embeds, clip_skip, self.unet.dtype, **options)

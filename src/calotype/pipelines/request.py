@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ..images import OUTPUT_TYPES
+from ..models.merging import at_scale
 from ..prompts.encode import Prompt
 from ..randomness import Generators
-from ..words import check_choice, check_keywords
+from ..words import check_choice, check_keywords, listing
 from .quality import QUALITIES
 
 OnStepEnd = Callable[[Any, int, Tensor, dict[str, Tensor]], Mapping[str, Any] | None]
@@ -33,7 +34,8 @@ class Request:
         prompt_embeds, negative_prompt_embeds: [B, L, C] hidden states in place of texts.
         output_type: `"pil"`, `"np"` ([B, H, W, C] in [0, 1]), `"pt"` ([B, C, H, W] in [0, 1]) or `"latent"`.
         return_dict: return an object with fields, not a tuple.
-        cross_attention_kwargs: what attention takes; so far nothing.
+        cross_attention_kwargs: `{"scale": s}` lets all LoRA adapters count s times, beside what `set_adapters` said. The weights
+            are merged anew for this call, and calls at another scale wait; not for streams.
         guidance_rescale: against overexposure at high scales; see `guidance.guide`.
         clip_skip: leave out that many last layers of the text encoder.
         prompt_syntax: read weights in prompts by the rules of `"a1111"` or `"compel"`; see `docs/prompts.md`.
@@ -60,6 +62,17 @@ class Request:
     callback_on_step_end: OnStepEnd | None = None
     callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",)
 
+    @property
+    def lora_scale(self) -> float:
+        """How much adapters count in this call, beside what was set."""
+        given = dict(self.cross_attention_kwargs or {})
+        scale = given.pop("scale", None)
+        if given:
+            raise ValueError(f"cross_attention_kwargs takes 'scale', of LoRA adapters, and got {listing(given)}")
+        if scale is not None and (isinstance(scale, bool) or not isinstance(scale, (int, float))):
+            raise ValueError(f"the scale in cross_attention_kwargs is {scale!r}, but must be a number")
+        return 1.0 if scale is None else float(scale)
+
     def check(self, prompt: Prompt, callback_tensors: Sequence[str]) -> None:
         """Refuse what cannot be, before any work is done."""
         check_choice("output_type", self.output_type, OUTPUT_TYPES)
@@ -77,8 +90,6 @@ class Request:
                 raise TypeError(f"{what} is text or a list of texts, and this is {text!r:.80}")
             if several and not text:
                 raise ValueError(f"{what} is an empty list")
-        if self.cross_attention_kwargs:
-            raise ValueError(f"cross_attention_kwargs takes nothing here, and got {', '.join(self.cross_attention_kwargs)}")
         if prompt is None and embeds is None:
             raise ValueError("give a prompt, or prompt_embeds")
         if embeds is not None and unwanted is not None and embeds.shape != unwanted.shape:
@@ -108,7 +119,11 @@ def takes_request(call: Any = None, *, without: Sequence[str] = ()) -> Any:
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         request = Request(**{name: kwargs.pop(name) for name in names & kwargs.keys()})
         check_keywords(type(self).__name__, kwargs, [p.name for p in own[1:] + common])
-        return call(self, *args, request=request, **kwargs)
+        scale = request.lora_scale
+        if self._streaming and scale != 1:
+            raise ValueError("a stream cannot have a LoRA scale of its own: use set_adapters(names, adapter_weights) before it")
+        with at_scale(self.components.values(), scale):
+            return call(self, *args, request=request, **kwargs)
 
     wrapper.__signature__ = inspect.Signature([*own, *common])  # type: ignore[attr-defined]
     return wrapper

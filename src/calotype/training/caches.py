@@ -50,6 +50,8 @@ class LatentCache(Dataset[dict[str, Any]]):
     moments, are what `pictures` would have drawn for this ticket. `sample_moments` draws latents. Make it with `build`.
     """
 
+    takes_draws = True
+
     def __init__(self, pictures: Pictures, shards: Shards) -> None:
         self.pictures, self._shards = pictures, shards
 
@@ -92,7 +94,8 @@ class LatentCache(Dataset[dict[str, Any]]):
         missing = shards.missing()
         done = len(pictures) - sum(len(shards.items(shard)) for shard in missing)
         plan = [(shard, jobs) for shard in missing for jobs in _batches(pictures, shards.items(shard), flips, batch_size)]
-        loader = DataLoader(_Framed(pictures), batch_sampler=[jobs for _, jobs in plan], num_workers=num_workers if plan else 0)
+        loader = DataLoader(_Framed(pictures), batch_sampler=[jobs for _, jobs in plan], num_workers=num_workers if plan else 0,
+                            generator=torch.Generator())  # else a loader draws from everybody's
         made: dict[str, Tensor] = {}
         for i, (values, (shard, jobs)) in enumerate(zip(loader, plan, strict=True)):
             moments = _moments(vae, values).to(dtype)

@@ -13,7 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from ..words import some
 from .batches import Batches, Draw
-from .task import Batch, Place, Player, Task, on_device, parameter_count
+from .task import Batch, Place, Player, Task, by_draws, on_device, parameter_count
 
 _STATES = {"adamw": 8, "adam": 8, "adamw8bit": 2, "sgd": 4, "adafactor": 0.1}  # bytes an optimiser keeps of a parameter
 
@@ -32,7 +32,7 @@ def estimate(task: Task, settings: Any) -> Iterator[tuple[str, str]]:
     steps_an_epoch = max(1, batches.steps_per_epoch // settings.gradient_accumulation_steps)
     steps = settings.max_train_steps or settings.num_train_epochs * steps_an_epoch
     yield "pictures", str(len(task.data))
-    first = on_device(task.collate([task.data[draw] for draw in next(iter(batches))]), device)
+    first = on_device(task.collate([by_draws(task.data)[draw] for draw in next(iter(batches))]), device)
     yield "a batch", ", ".join(f"{name} {list(value.shape)}" for name, value in first.items() if isinstance(value, Tensor))
     if "caption" in first:
         yield "captions", some([repr(caption) for caption in first["caption"]], 4)
@@ -50,10 +50,10 @@ def memory(task: Task, settings: Any) -> dict[str, int]:
     """Bytes, by what they are for."""
     trained = parameter_count(parameter for player in task.players for parameter in player.parameters())
     held = {id(p): p.numel() * p.element_size() for player in task.players for p in player.network.parameters()}
-    kind = "adamw8bit" if settings.use_8bit_adam else settings.optimizer.lower()
+    kind = "adamw8bit" if settings.use_8bit_adam else settings.optimizer
     kept = trained * (4 + _STATES[kind] + (4 if settings.use_ema else 0))
     device = next(task.players[0].network.parameters()).device
-    one, two = (activations(task, settings, on_device(task.collate([task.data[Draw(0, i)] for i in range(count)]), device))
+    one, two = (activations(task, settings, on_device(task.collate([by_draws(task.data)[Draw(0, i)] for i in range(count)]), device))
                 for count in (1, 2))
     saved = one + (two - one) * (settings.train_batch_size - 1)  # some of it, such as weights in half precision, is there once
     return {"weights": sum(held.values()), "gradients, optimiser and average": round(kept), "activations": saved}
@@ -89,7 +89,7 @@ def _loss(number: int, player: Player, settings: Any, batch: Batch) -> Tensor:
     device = next(player.network.parameters()).device
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(settings.mixed_precision)
     with torch.autocast(device.type, half, enabled=half is not None):
-        return player.loss(batch, Place(settings.seed, 0, 0, number, device=device))[0]
+        return player.loss(batch, Place(settings.seed, player.first_step, 0, number, device=device))[0]
 
 
 def _seconds(task: Task, settings: Any, batch: Batch, device: torch.device) -> float:

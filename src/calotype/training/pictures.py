@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,8 @@ class Pictures(Dataset[dict[str, Any]]):
         bucket_step, max_ratio: of the buckets.
         seed: not negative.
     """
+
+    takes_draws = True
 
     def __init__(
         self, entries: Sequence[Entry], framing: Framing | None = None, captions: Captions | None = None, *,
@@ -136,12 +139,12 @@ class Pictures(Dataset[dict[str, Any]]):
         Raises:
             IndexError: there is no such picture.
         """
-        index = draw if isinstance(draw, int) else draw[0]
+        index = draw[0] if isinstance(draw, tuple) else operator.index(draw)
         if not -len(self) <= index < len(self):
             raise IndexError(f"picture {index} is not there: there are {len(self)}")
         index %= len(self)
         own = self.entries[index].captions
-        if isinstance(draw, int):
+        if not isinstance(draw, tuple):
             return index, None, self.drawn_captions.first(own)
         generator = generator_for(self.seed, draw[1])
         return index, Chance.drawn(generator), self.drawn_captions(own, generator)

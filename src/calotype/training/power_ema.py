@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -57,3 +57,29 @@ def power_of(sigma_rel: float) -> float:
     """The exponent gamma of a profile: the greatest root of `(gamma + 2)² (gamma + 3) = (gamma + 1) / sigma_rel²`."""
     inverse = sigma_rel**-2
     return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
+
+
+def mixture(saved: Sequence[tuple[int, float]], step: int, sigma_rel: float) -> list[float]:
+    """By what to multiply saved averages, so that their sum is about the average of another width, after training is over.
+
+    The least-squares fit of EDM2's section 3.2: of the saved profiles to the wanted one, over time.
+
+    Args:
+        saved: the step (from 1) and the `sigma_rel` of each saved average; of two widths, say 0.05 and 0.10, several times.
+        step: the step whose average is wanted, best one that is saved; not beyond the last of those.
+        sigma_rel: its width.
+
+    Raises:
+        ValueError: a step or a width is out of its range.
+    """
+    last = max((t for t, _ in saved), default=0)
+    if not 1 <= step <= last or min(t for t, _ in saved) < 1:
+        raise ValueError(f"steps must be from 1 to the last that is saved, {last}; wanted is {step}, saved are {list(saved)}")
+    for _, width in (*saved, (step, sigma_rel)):
+        PowerEMA._check({"sigma_rel": width})
+    t = np.array([*(t for t, _ in saved), step], dtype=np.float64)
+    gamma = np.array([*(power_of(width) for _, width in saved), power_of(sigma_rel)])
+    shared = np.minimum.outer(t, t)  # beyond the earlier one's step the product of two profiles is 0
+    scaled = (shared / t[:, None]) ** gamma[:, None] * (shared / t) ** gamma / np.maximum.outer(t, t)
+    products = scaled * np.multiply.outer(gamma + 1, gamma + 1) / (np.add.outer(gamma, gamma) + 1)
+    return np.linalg.lstsq(products[:-1, :-1], products[:-1, -1], rcond=None)[0].tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -101,7 +102,7 @@ def digest_of_values(values: Iterator[Any]) -> str:
     """A hash of what JSON knows, one after the other."""
     state = hashlib.sha256()
     for value in values:
-        state.update(to_json({"": value}).encode())
+        state.update(json.dumps(value).encode() + b"\n")
     return state.hexdigest()
 
 

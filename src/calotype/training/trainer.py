@@ -29,11 +29,12 @@ from .learning_rates import learning_rate
 from .optimizers import make_optimizer
 from .progress import Progress
 from .seeds import seed_for
-from .task import Batch, Place, Player, Task, on_device
+from .task import Batch, Place, Player, Task, by_draws, on_device
 
 FREE = {"output_dir", "max_train_steps", "num_train_epochs", "checkpointing_steps", "checkpoints_total_limit", "shard",
         "resume_from_checkpoint", "validation_steps", "validation_seed", "num_validation_images", "validation_inference_steps",
-        "validation_prompt", "logging_steps", "report_to", "dataloader_num_workers", "cache_latents", "gradient_checkpointing"}
+        "validation_prompt", "validation_split", "logging_steps", "report_to", "dataloader_num_workers", "cache_latents",
+        "gradient_checkpointing"}
 """Settings that may change when a run goes on: they are none of its numbers."""
 
 _DROPOUT = 0x64726F70  # the last number of its place
@@ -185,11 +186,11 @@ class Trainer:
         return trained
 
     def _loader(self, first: int) -> Iterator[Batch]:
-        """The batches from step `first` on."""
+        """The batches from step `first` on, without end."""
         workers = self.settings.dataloader_num_workers
         return iter(DataLoader(
-            self.task.data, batch_sampler=self._batches(first * self.batches_a_step), collate_fn=self.task.collate,
-            num_workers=workers, pin_memory=self.accelerator.device.type == "cuda"))
+            by_draws(self.task.data), batch_sampler=self._batches(first * self.batches_a_step), collate_fn=self.task.collate, num_workers=workers,
+            persistent_workers=workers > 0, pin_memory=self.accelerator.device.type == "cuda", generator=torch.Generator()))
 
     def step(self, step: int, batches: list[Batch]) -> dict[str, Tensor]:
         """One optimisation step of every player on the same batches; returns what is worth logging, on the run's device."""
@@ -197,6 +198,10 @@ class Trainer:
         batches = [on_device(batch, self.accelerator.device) for batch in batches]
         for number, player in enumerate(self.task.players):
             optimizer, losses = self.optimizers[player.name], []
+            if step < player.first_step:
+                continue
+            if step == player.first_step:  # a checkpoint before it made the state that it then wrote
+                optimizer.optimizer.state.clear()
             for group in optimizer.param_groups:
                 group["lr"] = self.settings.learning_rate * player.learning_rate * self.rate(step)
             optimizer.zero_grad(set_to_none=True)

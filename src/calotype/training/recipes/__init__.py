@@ -10,6 +10,10 @@ from ...words import check_choice
 RECIPES = {
     "unconditional": ("unconditional", "Unconditional"),
     "text-to-image": ("text_to_image", "TextToImage"),
+    "lora": ("lora", "Lora"),
+    "dreambooth": ("dreambooth", "DreamBooth"),
+    "textual-inversion": ("textual_inversion", "TextualInversion"),
+    "autoencoder": ("autoencoder", "AutoencoderTraining"),
 }
 """The module and class of each."""
 

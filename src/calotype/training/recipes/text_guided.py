@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from ...pipelines.base import DiffusionPipeline
 from ...prompts.encode import tokenized
-from ..caches import LatentCache, sample_moments
+from ..caches import LatentCache, TextCache, sample_moments
 from ..captions import Captions
 from ..objectives import Objective
 from ..settings import Noise, Optimisation, Run, Text
 from ..task import Batch, Groups, Place, Player, Task, parameter_count
 from .data import open_pictures
+
+_MOST_KEPT = 2**30  # bytes of hidden states on disk
 
 
 class TextGuidedSettings(Run, Text, Optimisation, Noise):
@@ -95,16 +97,44 @@ class TextGuided(Task):
     def place(self, device: torch.device) -> None:
         self.pipeline.to(device)
 
+    texts: TextCache | None = None
+
     def start(self, say: Callable[[str], None]) -> None:
         if self.settings.cache_latents and not self.data.framing.center_crop:
             say("cache_latents is left out: with random crops a picture is never the same")
         elif self.settings.cache_latents and not isinstance(self.data, LatentCache):
             say(f"encoding {len(self.data)} pictures, once")
             self.data = LatentCache.build(self.data, self.pipeline.vae, self.settings.output_dir / "cache")
+        if self.settings.cache_latents and self.denoiser.text_encoder is None:
+            self.texts = self._cached(self.captions(), say)
+
+    def captions(self) -> list[str]:
+        """All that pictures may be captioned."""
+        pictures: Any = getattr(self.data, "pictures", self.data)
+        return list(pictures.distinct_captions())
+
+    def _cached(self, captions: list[str], say: Callable[[str], None]) -> TextCache | None:
+        """The hidden states of captions, unless they are too many to be kept."""
+        config = self.pipeline.text_encoder.config
+        if len(captions) * config.max_position_embeddings * config.hidden_size * 4 > _MOST_KEPT:
+            return None
+        say(f"encoding {len(captions)} captions, once")
+        return TextCache.build(captions, lambda few: self._encoded(self._ids(few)), self.settings.output_dir / "cache",
+                               text_encoder=self.pipeline.text_encoder)
+
+    def _ids(self, captions: list[str]) -> Tensor:
+        tokenizer = self.pipeline.tokenizer
+        return tokenized(tokenizer, captions, tokenizer.model_max_length).input_ids
+
+    def _encoded(self, ids: Tensor) -> Tensor:
+        encoder = self.pipeline.text_encoder
+        with torch.no_grad():
+            return encoder(ids.to(encoder.device)).last_hidden_state
 
     def collate(self, items: Sequence[Any]) -> Batch:
         batch = super().collate(items)
-        batch["text"] = tokenized(self.pipeline.tokenizer, batch["caption"], self.pipeline.tokenizer.model_max_length).input_ids
+        captions = batch["caption"]
+        batch["text"] = self._ids(captions) if self.texts is None else self.texts.stacked(captions)
         return batch
 
     def latents(self, batch: Batch, place: Place) -> Tensor:
@@ -119,11 +149,8 @@ class TextGuided(Task):
 
     def text(self, batch: Batch) -> Tensor:
         """What the denoiser is told of the captions: token ids, or hidden states where the text encoder is not trained."""
-        ids: Tensor = batch["text"]
-        if self.denoiser.text_encoder is not None:
-            return ids
-        with torch.no_grad():
-            return self.pipeline.text_encoder(ids).last_hidden_state
+        text: Tensor = batch["text"]
+        return text if self.texts is not None or self.denoiser.text_encoder is not None else self._encoded(text)
 
     def loss(self, batch: Batch, place: Place) -> tuple[Tensor, dict[str, Tensor]]:
         noised = self.objective.noised(self.latents(batch, place), place.generator)
