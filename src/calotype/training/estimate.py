@@ -53,8 +53,8 @@ def memory(task: Task, settings: Any) -> dict[str, int]:
     kind = "adamw8bit" if settings.use_8bit_adam else settings.optimizer
     kept = trained * (4 + _STATES[kind] + (4 if settings.use_ema else 0))
     device = next(task.players[0].network.parameters()).device
-    one, two = (activations(task, settings, on_device(task.collate([by_draws(task.data)[Draw(0, i)] for i in range(count)]), device))
-                for count in (1, 2))
+    items = [by_draws(task.data)[Draw(0, ticket)] for ticket in range(2)]
+    one, two = (activations(task, settings, on_device(task.collate(items[:count]), device)) for count in (1, 2))
     saved = one + (two - one) * (settings.train_batch_size - 1)  # some of it, such as weights in half precision, is there once
     return {"weights": sum(held.values()), "gradients, optimiser and average": round(kept), "activations": saved}
 

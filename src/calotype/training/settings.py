@@ -100,7 +100,8 @@ class Optimisation(Settings):
         "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt",
         "warmup_stable_decay", "wsd"] = Field("constant", description="How it changes: constant, cosine, linear, …")
     lr_warmup_steps: int = Field(0, ge=0, description="Steps in which it rises from 0.")
-    optimizer: Literal["adamw", "adam", "sgd", "adafactor", "adamw8bit"] = Field("adamw", description="adamw, adam, sgd, adafactor or adamw8bit.")
+    optimizer: Literal["adamw", "adam", "sgd", "adafactor", "adamw8bit"] = Field(
+        "adamw", description="adamw, adam, sgd, adafactor or adamw8bit.")
     use_8bit_adam: bool = Field(False, description="The same as --optimizer adamw8bit.")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the mean of gradients.")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="Decay of the mean of their squares.")

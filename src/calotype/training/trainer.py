@@ -142,8 +142,8 @@ class Trainer:
             raise ValueError(f"{str(path)!r} is of a run with other settings: {'; '.join(other)}. Keep them, name another "
                              "output_dir, or begin anew with resume_from_checkpoint 'none'")
         if int(told.get("step", 0)) > self.steps:
-            raise ValueError(f"{str(path)!r} is of step {told['step']}, but the run is to end at step {self.steps}: let it be longer, "
-                             "or name an earlier checkpoint as resume_from_checkpoint")
+            raise ValueError(f"{str(path)!r} is of step {told['step']}, but the run is to end at step {self.steps}: let it be "
+                             "longer, or name an earlier checkpoint as resume_from_checkpoint")
 
     def _facts(self) -> dict[str, Any]:
         settings = self.settings.model_dump(mode="json") | {"processes": self.accelerator.num_processes}
@@ -189,8 +189,9 @@ class Trainer:
         """The batches from step `first` on, without end."""
         workers = self.settings.dataloader_num_workers
         return iter(DataLoader(
-            by_draws(self.task.data), batch_sampler=self._batches(first * self.batches_a_step), collate_fn=self.task.collate, num_workers=workers,
-            persistent_workers=workers > 0, pin_memory=self.accelerator.device.type == "cuda", generator=torch.Generator()))
+            by_draws(self.task.data), batch_sampler=self._batches(first * self.batches_a_step), collate_fn=self.task.collate,
+            num_workers=workers, persistent_workers=workers > 0, pin_memory=self.accelerator.device.type == "cuda",
+            generator=torch.Generator()))
 
     def step(self, step: int, batches: list[Batch]) -> dict[str, Tensor]:
         """One optimisation step of every player on the same batches; returns what is worth logging, on the run's device."""
