@@ -16,7 +16,8 @@ def in_two_processes(function: Callable[..., None], *given: Any, log: Path) -> N
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    both = [multiprocessing.get_context("fork").Process(target=_child, args=(rank, port, log, function, given)) for rank in (0, 1)]
+    forked = multiprocessing.get_context("fork")
+    both = [forked.Process(target=_child, args=(rank, port, log, function, given)) for rank in (0, 1)]
     for one in both:
         one.start()
     for one in both:

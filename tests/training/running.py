@@ -72,13 +72,6 @@ class SameNoise(Denoising):
         return Noised(*(torch.cat([getattr(one, field) for one in ones]) for field in fields))
 
 
-class Rows(list):
-    """Items that are read by draws."""
-
-    def __getitem__(self, draw):
-        return super().__getitem__(draw[0])
-
-
 class Rivals(Task):
     """A generator of numbers and its critic."""
 
@@ -87,7 +80,7 @@ class Rivals(Task):
         self.generator, self.critic = nn.Linear(4, 2), nn.Sequential(nn.Linear(2, 8), nn.SiLU(), nn.Dropout(0.1), nn.Linear(8, 1))
         self.players = [Player("generator", self.generator, self.fool),
                         Player("critic", self.critic, self.tell_apart, learning_rate=2.0, averaged=False)]
-        self.data = Rows([{"x": torch.tensor([i / 10, 3.0])} for i in range(10)])
+        self.data = [{"x": torch.tensor([i / 10, 3.0])} for i in range(10)]
         self.groups = len(self.data)
 
     def made(self, batch, place):

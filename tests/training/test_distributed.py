@@ -65,7 +65,8 @@ def all_runs(folder: Path) -> None:
         shard = form == "shard"
         done(form, Showing, **STEADY, shard=shard, num_validation_images=2, validation_steps=2)
         done(f"{form} whole", max_train_steps=4, shard=shard)
-        done(f"{form} again", max_train_steps=4, shard=shard, resume_from_checkpoint=str(folder / f"{form} whole" / "checkpoint-2"))
+        middle = str(folder / f"{form} whole" / "checkpoint-2")
+        done(f"{form} again", max_train_steps=4, shard=shard, resume_from_checkpoint=middle)
         done(f"{form} rivals", Rivals, optimizer="sgd", lr_scheduler="constant", shard=shard)
         try:
             done(f"{form} none", NoLossInOne, shard=shard, logging_steps=1)

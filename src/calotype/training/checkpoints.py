@@ -49,9 +49,9 @@ def save_checkpoint(
     tensors: dict[str, dict[str, Tensor]] = {}
     told: dict[str, Any] = dict(facts) | {"step": step, "players": {}}
     for name, (network, optimizer, average) in trained.items():
-        weights, state = get_state_dict(network, optimizer, options=_WHOLE)  # empty in all processes but the first
-        tensors[name] = weights
-        moments, rest = _flattened(state.get("state", {}))
+        both: Any = get_state_dict(network, optimizer, options=_WHOLE)  # empty in all processes but the first
+        tensors[name] = both[0]
+        moments, rest = _flattened(both[1].get("state", {}))
         tensors[f"{name}.optimizer"] = moments
         told["players"][name] = {"optimizer": rest}
         if average is not None:
@@ -89,7 +89,7 @@ def load_checkpoint(path: Path, trained: Mapping[str, tuple[Any, Any, Any]]) -> 
             raise ValueError(f"{str(path / name)!r} has other tensors than the network that is trained: it is of another run")
         # Groups are made by the settings, and rates by the step's number: only the state is a checkpoint's.
         names = {id(parameter): key for key, parameter in network.named_parameters()}
-        groups = [{**group, "params": [names[id(parameter)] for parameter in group["params"]]} for group in optimizer.param_groups]
+        groups = [{**group, "params": [names[id(one)] for one in group["params"]]} for group in optimizer.param_groups]
         both: dict[str, Any] = {"model_state_dict": weights, "optim_state_dict": {"state": state, "param_groups": groups}}
         set_state_dict(network, optimizer, **both, options=_WHOLE)
         _lay_out(optimizer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -44,7 +45,8 @@ class Settings(BaseModel):
                 yield f"  {name}: is needed ({cls.model_fields[name].description})"
             else:
                 told = fault["msg"].removeprefix("Value error, ")
-                yield f"  {name}: is {fault['input']!r:.60}, but {told[0].lower()}{told[1:]}" if name else f"  {told}"
+                near = nearest(fault["input"], re.findall(r"'(\w+)'", told)) if fault["type"] == "literal_error" else ""
+                yield f"  {name}: is {fault['input']!r:.60}, but {told[0].lower()}{told[1:]}{near}" if name else f"  {told}"
 
     def write(self, file: Path) -> None:
         """Write them as the YAML file that `read` reads."""
@@ -94,9 +96,12 @@ class Optimisation(Settings):
     train_batch_size: int = Field(16, ge=1, description="Pictures in a batch, for each process.")
     gradient_accumulation_steps: int = Field(1, ge=1, description="Batches that make one step together.")
     learning_rate: float = Field(1e-4, gt=0, description="The highest learning rate.")
-    lr_scheduler: str = Field("constant", description="How it changes: constant, cosine, linear, …")
+    lr_scheduler: Literal[
+        "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt",
+        "warmup_stable_decay", "wsd"] = Field("constant", description="How it changes: constant, cosine, linear, …")
     lr_warmup_steps: int = Field(0, ge=0, description="Steps in which it rises from 0.")
-    optimizer: str = Field("adamw", description="adamw, adam, sgd, adafactor or adamw8bit.")
+    optimizer: Literal["adamw", "adam", "sgd", "adafactor", "adamw8bit"] = Field(
+        "adamw", description="adamw, adam, sgd, adafactor or adamw8bit.")
     use_8bit_adam: bool = Field(False, description="The same as --optimizer adamw8bit.")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the mean of gradients.")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="Decay of the mean of their squares.")

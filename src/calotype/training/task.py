@@ -88,6 +88,11 @@ class ByIndex(Dataset[Any]):
         return self.items[draw.index]
 
 
+def by_draws(data: Any) -> Any:
+    """The data of a task, as it is asked by `Draw`."""
+    return data if getattr(data, "takes_draws", False) else ByIndex(data)
+
+
 class Task:
     """Base of what can be trained. A subclass sets `players` and `data`, and says what a result is."""
 
@@ -117,6 +122,11 @@ class Task:
     def facts(self) -> Iterable[tuple[str, str]]:
         """What `--dry-run` says of it: names and values."""
         return ()
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """A batch whose tensors are on a device."""
+    return {name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value for name, value in batch.items()}
 
 
 def parameter_count(parameters: Iterable[Tensor]) -> int:

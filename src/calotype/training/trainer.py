@@ -29,7 +29,7 @@ from .learning_rates import learning_rate
 from .optimizers import make_optimizer
 from .progress import Progress
 from .seeds import seed_for
-from .task import Batch, ByIndex, Place, Player, Task
+from .task import Batch, Place, Player, Task, by_draws, on_device
 
 FREE = {"output_dir", "max_train_steps", "num_train_epochs", "checkpointing_steps", "checkpoints_total_limit", "shard",
         "resume_from_checkpoint", "validation_steps", "validation_seed", "num_validation_images", "validation_inference_steps",
@@ -142,8 +142,8 @@ class Trainer:
             raise ValueError(f"{str(path)!r} is of a run with other settings: {'; '.join(other)}. Keep them, name another "
                              "output_dir, or begin anew with resume_from_checkpoint 'none'")
         if int(told.get("step", 0)) > self.steps:
-            raise ValueError(f"{str(path)!r} is of step {told['step']}, but the run is to end at step {self.steps}: let it be longer, "
-                             "or name an earlier checkpoint as resume_from_checkpoint")
+            raise ValueError(f"{str(path)!r} is of step {told['step']}, but the run is to end at step {self.steps}: let it be "
+                             "longer, or name an earlier checkpoint as resume_from_checkpoint")
 
     def _facts(self) -> dict[str, Any]:
         settings = self.settings.model_dump(mode="json") | {"processes": self.accelerator.num_processes}
@@ -187,16 +187,16 @@ class Trainer:
 
     def _loader(self, first: int) -> Iterator[Batch]:
         """The batches from step `first` on, without end."""
-        data, workers = self.task.data, self.settings.dataloader_num_workers
+        workers = self.settings.dataloader_num_workers
         return iter(DataLoader(
-            data if getattr(data, "takes_draws", False) else ByIndex(data),
-            batch_sampler=self._batches(first * self.batches_a_step), collate_fn=self.task.collate, num_workers=workers,
-            persistent_workers=workers > 0, pin_memory=self.accelerator.device.type == "cuda", generator=torch.Generator()))
+            by_draws(self.task.data), batch_sampler=self._batches(first * self.batches_a_step), collate_fn=self.task.collate,
+            num_workers=workers, persistent_workers=workers > 0, pin_memory=self.accelerator.device.type == "cuda",
+            generator=torch.Generator()))
 
     def step(self, step: int, batches: list[Batch]) -> dict[str, Tensor]:
         """One optimisation step of every player on the same batches; returns what is worth logging, on the run's device."""
         logged: dict[str, Tensor] = {}
-        batches = [self._on_device(batch) for batch in batches]
+        batches = [on_device(batch, self.accelerator.device) for batch in batches]
         for number, player in enumerate(self.task.players):
             optimizer, losses = self.optimizers[player.name], []
             if step < player.first_step:
@@ -230,11 +230,6 @@ class Trainer:
         for player in self.task.players:
             free_gathered(player.module)
         return logged
-
-    def _on_device(self, batch: Batch) -> Batch:
-        device = self.accelerator.device
-        return {name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-                for name, value in batch.items()}
 
     # -- results ---------------------------------------------------------------------------------------------------------
 
