@@ -129,6 +129,8 @@ class Framed(Settings):
     resolution: int | None = Field(None, ge=8, description="Pixels that pictures are made to have, each way.")
     center_crop: bool = Field(True, description="Cut out the middle and not some part.")
     random_flip: bool = Field(False, description="Mirror half of the pictures.")
+    image_interpolation_mode: Literal["lanczos", "bicubic", "bilinear", "nearest"] = Field(
+        "lanczos", description="How they are resized.")
 
 
 class Data(Framed):
@@ -136,9 +138,12 @@ class Data(Framed):
 
     train_data_dir: Path | None = Field(None, description="A folder of pictures; metadata.jsonl in it has captions.")
     dataset_name: str | None = Field(None, description="Or a data set of the Hub.")
+    dataset_config_name: str | None = Field(None, description="Which configuration of it, if it has several.")
+    cache_dir: Path | None = Field(None, description="Where it is downloaded to.")
     image_column: str = Field("image", description="Which column of it has the pictures.")
     caption_column: str = Field("text", description="Which column has the captions.")
     split: str | None = Field(None, description="Only pictures whose metadata say this `split`; of a data set, its split.")
+    max_train_samples: int | None = Field(None, ge=1, description="Train on so many of them at most; the seed says which.")
     aspect_buckets: bool = Field(False, description="Keep the pictures' shapes, in batches of one shape.")
 
     @model_validator(mode="after")

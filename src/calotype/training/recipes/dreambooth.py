@@ -23,6 +23,7 @@ from ..folders import EXTENSIONS
 from ..pictures import Pictures
 from ..settings import Framed
 from ..task import Batch
+from .data import framing_of
 from .lora import Adapted, Adapting
 from .text_guided import TextGuidedSettings
 
@@ -75,10 +76,8 @@ class DreamBooth(Adapting):
         return self._opened(self.settings.instance_data_dir, self.settings.instance_prompt)
 
     def _opened(self, folder: Path, prompt: str) -> Pictures:
-        settings = self.settings
-        return Pictures.open(
-            folder, captions=Captions(dropout=settings.caption_dropout, constant=prompt), seed=settings.seed,
-            resolution=settings.resolution or self.size, center_crop=settings.center_crop, random_flip=settings.random_flip)
+        captions = Captions(dropout=self.settings.caption_dropout, constant=prompt)
+        return Pictures.open(folder, captions=captions, **framing_of(self.settings, self.size))
 
     # -- the class --------------------------------------------------------------------------------------------------------
 
@@ -102,7 +101,7 @@ class DreamBooth(Adapting):
     @torch.no_grad()
     def make_class(self, folder: Path, say: Callable[[str], None]) -> None:
         """Let the pipeline make the pictures of the class that are missing; picture i has the seed i."""
-        wanted, there = self.settings.num_class_images, sum(path.suffix.lower() in EXTENSIONS for path in folder.glob("*"))
+        wanted, there = self.settings.num_class_images, sum(path.suffix.lower() in EXTENSIONS for path in folder.rglob("*"))
         missing = [i for i in range(wanted) if not (folder / f"{i:05}.png").is_file()][:max(0, wanted - there)]
         if missing:
             say(f"making {len(missing)} pictures of {self.settings.class_prompt!r}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import Field
 
 from ... import AutoencoderKL, CLIPTextModel, UNet2DConditionModel
@@ -29,7 +28,6 @@ class TextToImage(TextGuided):
 
     def begun(self, pipeline: Any) -> Any:
         settings = self.settings
-        torch.manual_seed(settings.seed)  # the weights to begin with are random too
         if settings.pretrained_vae_model_name_or_path:
             pipeline.vae = AutoencoderKL.from_pretrained(settings.pretrained_vae_model_name_or_path)
         if settings.unet_config and "unet" not in settings.new_weights:
