@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 import calotype
 from calotype.prompts.encode import tokenized
 
-from .made_pictures import assert_same_bits, assert_same_picture, held_out, state_of, task_of, train
+from .made_pictures import assert_same_bits, assert_same_picture, held_out, make_tiny, state_of, task_of, train
 
 FILE = "learned_embeds.safetensors"
 
@@ -71,15 +71,18 @@ def test_a_fresh_pipeline_reads_the_word_as_it_was_trained(told, tiny_folder, di
 
 
 def test_learns(told, tmp_path):
-    trained = {key: told[key] for key in ("pretrained_model_name_or_path", "train_data_dir")}
-    first = task_of("text-to-image", **trained, output_dir=tmp_path / "first", learning_rate=6e-3, max_train_steps=60,
-                    train_batch_size=8, train_text_encoder=True)
-    train(first)
+    """Of a UNet that heeds the text: in random weights it counts little."""
+    pipeline = make_tiny()
+    with torch.no_grad():
+        for key, parameter in pipeline.unet.named_parameters():
+            if "attn2.to_out.0.weight" in key:
+                parameter.mul_(100.0)
+    pipeline.save_pretrained(tmp_path / "heeding")
     task = task_of("textual-inversion", **told | {
-        "pretrained_model_name_or_path": str(tmp_path / "first"), "learning_rate": 0.1, "max_train_steps": 40, "num_vectors": 2})
+        "pretrained_model_name_or_path": str(tmp_path / "heeding"), "learning_rate": 0.1, "max_train_steps": 40, "num_vectors": 2})
     before, _, after = train(task)
     print("MEASURED", before, after, after / before)
-    assert after < before * 0.98
+    assert after < before * 0.8
 
 
 def test_samples_show_the_word(told):

@@ -57,8 +57,10 @@ class Both(Dataset[tuple[Any, Any]]):
     def __len__(self) -> int:
         return len(self.subject)
 
-    def __getitem__(self, draw: Draw) -> tuple[Any, Any]:
-        return self.subject[draw], self.kind[Draw(draw.ticket % len(self.kind), draw.ticket)]
+    def __getitem__(self, draw: Draw | int) -> tuple[Any, Any]:
+        if isinstance(draw, tuple):
+            return self.subject[draw], self.kind[Draw(draw[1] % len(self.kind), draw[1])]
+        return self.subject[draw], self.kind[draw % len(self.kind)]
 
 
 class DreamBooth(Adapting):
