@@ -1,3 +1,4 @@
+from . import evaluation as evaluation
 from . import hub as hub
 from . import images as images
 from . import models as models
@@ -5,6 +6,7 @@ from . import pipelines as pipelines
 from . import prompts as prompts
 from . import runtime as runtime
 from . import schedulers as schedulers
+from . import training as training
 from .config import FrozenConfig as FrozenConfig
 from .config import register_to_config as register_to_config
 from .image_processor import CLIPImageProcessor as CLIPImageProcessor

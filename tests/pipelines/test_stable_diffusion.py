@@ -190,7 +190,7 @@ BAD = [
     ({"num_inference_steps": 0}, ValueError, "whole number from 1 to 1000"),
     ({"num_inference_steps": 2000}, ValueError, "whole number from 1 to 1000"),
     ({"callback_on_step_end_tensor_inputs": ["latent"]}, ValueError, "did you mean 'latents'"),
-    ({"cross_attention_kwargs": {"scale": 0.5}}, ValueError, "cross_attention_kwargs takes nothing here"),
+    ({"cross_attention_kwargs": {"gligen": {}}}, ValueError, "cross_attention_kwargs takes 'scale', of LoRA adapters, and got"),
 ]
 
 

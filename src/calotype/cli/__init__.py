@@ -1,4 +1,4 @@
-"""The command line: `calotype generate | edit | inpaint | depth | sample | train | reproduce | info | schedulers`.
+"""The command line: `calotype generate | edit | inpaint | depth | sample | train | evaluate | reproduce | info | schedulers`.
 
 Nothing heavy is imported before a command needs it: help, and errors in what was typed, come at once.
 """
@@ -16,7 +16,7 @@ from typer import Option
 from typer.core import TyperGroup
 
 from .. import __version__
-from . import edit, generate, reproduce, show
+from . import edit, evaluate, generate, reproduce, show
 from . import train as training
 from .options import with_settings
 
@@ -77,8 +77,8 @@ def _everywhere(
     """Pictures by diffusion models. Each command has its own --help."""
 
 
-for command in (generate.generate, edit.edit, edit.inpaint, edit.depth, generate.sample, reproduce.reproduce, show.info,
-                show.schedulers):
+for command in (generate.generate, edit.edit, edit.inpaint, edit.depth, generate.sample, reproduce.reproduce,
+                evaluate.evaluate, show.info, show.schedulers):
     app.command()(with_settings(command))
 app.command("train", add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
     training.train)

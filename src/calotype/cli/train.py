@@ -18,6 +18,7 @@ _WORDS = {
     "lora": "A small adapter of a text-to-image model: a style, a way to draw.",
     "dreambooth": "One subject, from a few pictures, under a rare word.",
     "textual-inversion": "A new word for what pictures show; nothing else changes.",
+    "autoencoder": "An autoencoder, or its decoder alone, which leaves all latents as they are.",
 }
 
 
@@ -113,9 +114,10 @@ def _train(task: Any, settings: Any, dry_run: bool) -> None:
         typer.echo(text, err=True)
         sys.stderr.flush()
 
-    trained = Trainer(task(settings), settings, say).run()
+    trainer = Trainer(task(settings), settings, say)
+    trained = trainer.run()
     losses = list(trained.losses.values())
     tenth = max(1, len(losses) // 10)
     if losses:
         first, last = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
-        say(f"{trained.steps} steps; loss {first:.4f} in the first tenth of them, {last:.4f} in the last")
+        trainer.say(f"{trained.steps} steps; loss {first:.4f} in the first tenth of them, {last:.4f} in the last")

@@ -64,7 +64,10 @@ class Adapters:
         weights: dict[str, nn.Parameter] = {
             layer: model.get_submodule(layer).weight for layer in {**self._originals, **names}}  # type: ignore[misc]
         originals = {layer: self._originals.get(layer, weight.detach().cpu()) for layer, weight in weights.items()}
-        merged = {layer: self._merged(layer, originals[layer], weight, scale) for layer, weight in weights.items()}
+        merged = {}
+        for layer, weight in weights.items():
+            with torch.inference_mode(weight.is_inference()), torch.no_grad():  # what it is made in, it stays in
+                merged[layer] = self._merged(layer, originals[layer], weight, scale)
         for layer, weight in weights.items():
             weight.data = merged[layer]
             if not weight.is_inference():

@@ -50,6 +50,8 @@ class LatentCache(Dataset[dict[str, Any]]):
     moments, are what `pictures` would have drawn for this ticket. `sample_moments` draws latents. Make it with `build`.
     """
 
+    takes_draws = True
+
     def __init__(self, pictures: Pictures, shards: Shards) -> None:
         self.pictures, self._shards = pictures, shards
 

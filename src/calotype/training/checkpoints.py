@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
@@ -36,7 +37,8 @@ def save_checkpoint(
     folder: Path, step: int, trained: Mapping[str, tuple[Any, Any, Any]], facts: Mapping[str, Any], writes: bool = True,
     limit: int | None = None,
 ) -> Path:
-    """Write `checkpoint-STEP` in `folder`, then remove those before the last `limit`.
+    """Write `checkpoint-STEP` in `folder`, then remove those before the last `limit`, and those of later steps: a run that
+    was begun anew, or from an earlier checkpoint, has not come to them.
 
     All processes of a run must call it, since weights are gathered from them; the one that `writes` writes.
 
@@ -47,9 +49,9 @@ def save_checkpoint(
     tensors: dict[str, dict[str, Tensor]] = {}
     told: dict[str, Any] = dict(facts) | {"step": step, "players": {}}
     for name, (network, optimizer, average) in trained.items():
-        weights, state = _states(network, optimizer)
+        weights, state = get_state_dict(network, optimizer, options=_WHOLE)  # empty in all processes but the first
         tensors[name] = weights
-        moments, rest = _flattened(state["state"])
+        moments, rest = _flattened(state.get("state", {}))
         tensors[f"{name}.optimizer"] = moments
         told["players"][name] = {"optimizer": rest}
         if average is not None:
@@ -59,8 +61,10 @@ def save_checkpoint(
     target = folder / f"checkpoint-{step}"
     if writes:
         _write(target, tensors, told)
-        for old in checkpoints(folder)[:-limit] if limit else ():
-            shutil.rmtree(old)
+        there = checkpoints(folder)
+        place = there.index(target)
+        for other in [*there[place + 1 :], *(there[: max(place + 1 - limit, 0)] if limit else ())]:
+            shutil.rmtree(other)
     return target
 
 
@@ -80,31 +84,51 @@ def load_checkpoint(path: Path, trained: Mapping[str, tuple[Any, Any, Any]]) -> 
         about = told["players"][name]
         state = _unflattened(_read(path / f"{name}.optimizer.safetensors"), about["optimizer"])
         weights = _read(path / f"{name}.safetensors")
-        wanted, current = _states(network, optimizer)
+        wanted = _trained(network)
         if weights.keys() != wanted.keys() or any(weights[key].shape != wanted[key].shape for key in wanted):
             raise ValueError(f"{str(path / name)!r} has other tensors than the network that is trained: it is of another run")
         # Groups are made by the settings, and rates by the step's number: only the state is a checkpoint's.
-        both: dict[str, Any] = {"model_state_dict": weights, "optim_state_dict": {**current, "state": state}}
+        names = {id(parameter): key for key, parameter in network.named_parameters()}
+        groups = [{**group, "params": [names[id(parameter)] for parameter in group["params"]]} for group in optimizer.param_groups]
+        both: dict[str, Any] = {"model_state_dict": weights, "optim_state_dict": {"state": state, "param_groups": groups}}
         set_state_dict(network, optimizer, **both, options=_WHOLE)
+        _lay_out(optimizer)
         if average is not None:
             shadows = _read(path / f"{name}.average.safetensors")
             _put_averages(average, [shadows[str(i)] for i in range(len(shadows))], about["average"])
     return told
 
 
-def _states(network: Any, optimizer: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The trained weights, and the optimiser's state, by the parameters' names."""
-    weights, state = get_state_dict(network, optimizer, options=_WHOLE)
-    return weights, dict(state)
+def _trained(network: Any) -> dict[str, Tensor]:
+    """What a checkpoint holds of a network: its buffers, and the parameters that are trained."""
+    frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    return {name: tensor for name, tensor in network.state_dict().items() if name not in frozen}
 
 
 def _put_averages(average: Any, shadows: Sequence[Tensor], counted: Mapping[str, Any]) -> None:
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     current = average.state_dict()
-    placed = [distribute_tensor(new, old.device_mesh, old.placements) if isinstance(old, DTensor) else new.to(old.device)
+    placed = [distribute_tensor(new, old.device_mesh, old.placements) if isinstance(old, DTensor) else _laid_out_as(old, new)
               for new, old in zip(shadows, current["shadow_params"], strict=True)]
     average.load_state_dict({**current, **counted, "shadow_params": placed})
+
+
+def _lay_out(optimizer: Any) -> None:
+    """Give an optimiser's state the memory layout of its parameters.
+
+    Fused kernels of PyTorch walk through both as they lie in memory: of a convolution in channels-last layout, they would mix
+    weights with the moments of others.
+    """
+    for parameter, entries in optimizer.state.items():
+        for key, value in entries.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                entries[key] = _laid_out_as(parameter, value)
+
+
+def _laid_out_as(other: Tensor, tensor: Tensor) -> Tensor:
+    """A copy where `other` is, and laid out in memory as that is."""
+    return torch.empty_like(other, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
 
 
 def _whole(tensor: Tensor) -> Tensor:

@@ -40,8 +40,21 @@ def _sharded(accelerator: Accelerator, network: nn.Module) -> nn.Module:
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     # One group for the whole network: layers read each other's weights before they are called (all time projections are one
     # product), so a group a block would find some of them divided. What training keeps, optimiser and averages, is divided.
-    fully_shard(network, mesh=mesh)
-    return network
+    module = Sharded(network)
+    fully_shard(module, mesh=mesh)
+    return module
+
+
+class Sharded(nn.Module):
+    """What gathers a network's weights when it is called, so that the network itself stays of its own class."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, *given: Any, **named: Any) -> Any:
+        """The network's output."""
+        return self.network(*given, **named)
 
 
 def unsynchronised(accelerator: Accelerator, module: nn.Module) -> AbstractContextManager[Any]:
@@ -60,6 +73,12 @@ def _unsynchronised_shards(module: Any) -> Iterator[None]:
         module.set_requires_gradient_sync(True)
 
 
+def free_gathered(module: Any) -> None:
+    """Forget weights that were gathered for a call that no gradient came back to."""
+    if hasattr(module, "reshard"):
+        module.reshard()
+
+
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor that may be divided among processes; every process must ask."""
     return getattr(tensor, "full_tensor", lambda: tensor)().detach()
@@ -69,26 +88,28 @@ def whole(tensor: Tensor) -> Tensor:
 def for_inference(networks: Sequence[nn.Module], replaced: Sequence[AbstractContextManager[Any]]) -> Iterator[None]:
     """A context in which networks evaluate, with whole weights, which `replaced` may have replaced by averages."""
     modes = [network.training for network in networks]
-    with ExitStack() as stack:
-        for one in replaced:
-            stack.enter_context(one)
-        for network in networks:
-            network.eval()
-            stack.enter_context(_gathered(network))
-        yield
-    for network, mode in zip(networks, modes, strict=True):
-        network.train(mode)
+    try:
+        with ExitStack() as stack:
+            for one in replaced:
+                stack.enter_context(one)
+            for network in networks:
+                network.eval()
+                stack.enter_context(_gathered(network))
+            yield
+    finally:
+        for network, mode in zip(networks, modes, strict=True):
+            network.train(mode)
 
 
 @contextmanager
-def _gathered(network: Any) -> Iterator[None]:
-    if not hasattr(network, "unshard"):
-        yield
-        return
-    network.set_reshard_after_forward(False)
-    network.unshard()
+def _gathered(network: nn.Module) -> Iterator[None]:
+    """Whole weights in place of divided ones: for `state_dict` too, before which FSDP divides what it has gathered itself."""
+    divided = [(module, name, parameter) for module in network.modules() for name, parameter in module._parameters.items()
+               if hasattr(parameter, "full_tensor")]
+    for module, name, parameter in divided:
+        module._parameters[name] = nn.Parameter(whole(parameter), requires_grad=False)  # type: ignore[arg-type]
     try:
         yield
     finally:
-        network.reshard()
-        network.set_reshard_after_forward(True)
+        for module, name, parameter in divided:
+            module._parameters[name] = parameter

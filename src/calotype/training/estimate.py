@@ -68,8 +68,13 @@ def _activations(task: Task, batch: Batch) -> int:
     with saved_tensors_hooks(count, lambda tensor: tensor):
         for number, player in enumerate(task.players):
             player.network.train()
-            player.loss(batch, Place(0, 0, 0, number))
+            player.loss(batch, Place(0, _all_play(task), 0, number))
     return sum(saved.values())
+
+
+def _all_play(task: Task) -> int:
+    """A step in which all players are trained."""
+    return max(player.first_step for player in task.players)
 
 
 def _seconds(task: Task, batch: Batch) -> float:
@@ -77,7 +82,7 @@ def _seconds(task: Task, batch: Batch) -> float:
     for _ in range(2):
         start = time.perf_counter()
         for number, player in enumerate(task.players):
-            loss, _ = player.loss(batch, Place(0, 0, 0, number))
+            loss, _ = player.loss(batch, Place(0, _all_play(task), 0, number))
             loss.backward()
             player.network.zero_grad(set_to_none=True)
         seconds = time.perf_counter() - start

@@ -46,7 +46,8 @@ def make_optimizer(
         return torch.optim.Adafactor(groups, **common)
     if name == "adamw8bit":
         return _bitsandbytes().optim.AdamW8bit(groups, **common, betas=betas, eps=epsilon)
-    common["fused"] = _have_fused_kernels(groups) or None
+    sharded = any(hasattr(parameter, "to_local") for group in groups for parameter in group["params"])
+    common["fused"] = _have_fused_kernels(groups) and not (name == "sgd" and sharded) or None  # DTensor has no fused SGD
     if name == "sgd":
         return torch.optim.SGD(groups, **common, momentum=betas[0])
     return (torch.optim.AdamW if name == "adamw" else torch.optim.Adam)(groups, **common, betas=betas, eps=epsilon)

@@ -49,6 +49,8 @@ class Pictures(Dataset[dict[str, Any]]):
         seed: not negative.
     """
 
+    takes_draws = True
+
     def __init__(
         self, entries: Sequence[Entry], framing: Framing | None = None, captions: Captions | None = None, *,
         buckets: bool = False, bucket_step: int = 64, max_ratio: float = 2.0, seed: int = 0,

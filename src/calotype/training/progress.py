@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
@@ -16,8 +17,15 @@ from ..files import staged_file
 from ..images.grids import contact_sheet
 
 
+SECONDS_A_LINE = 30.0
+"""How often a line is written, at most."""
+
+
 class Progress:
-    """Of steps `first` to `steps`, of `pictures` each. Losses are read once in `logging_steps`, since to read is to wait."""
+    """Of steps `first` to `steps`, of `pictures` each. Losses are read once in `logging_steps`, since to read is to wait.
+
+    Where there is no terminal to show a bar, a line is written now and then.
+    """
 
     def __init__(self, steps: int, first: int, pictures: int, settings: Any, accelerator: Accelerator):
         self._steps, self._first, self._pictures = steps, first, pictures
@@ -26,11 +34,13 @@ class Progress:
         self._trackers: list[Any] = []
 
     def __enter__(self) -> Progress:
-        quiet = not self._accelerator.is_main_process or not sys.stderr.isatty()
-        self._bar = tqdm(total=self._steps, initial=self._first, disable=quiet, unit="step", dynamic_ncols=True)
+        shown = sys.stderr.isatty()
+        self._in_lines = self._accelerator.is_main_process and not shown
+        self._bar = tqdm(total=self._steps, initial=self._first, unit="step", dynamic_ncols=True,
+                         disable=not (self._accelerator.is_main_process and shown))
         if self._settings.report_to != "none":
             self._trackers = start_trackers(self._accelerator, self._settings)
-        self._since = time.perf_counter()
+        self._since = self._written = time.perf_counter()
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -38,25 +48,43 @@ class Progress:
         if self._trackers:
             self._accelerator.end_training()
 
-    def after(self, step: int, logged: dict[str, Tensor], last: bool) -> dict[int, float]:
-        """Take note of a step; the losses that were read, by the number of steps done."""
+    def after(self, step: int, logged: dict[str, Tensor], read_now: bool) -> dict[int, float]:
+        """Take note of a step; the losses that were read, by the number of steps done. All processes must call it.
+
+        Raises:
+            ArithmeticError: a loss or a gradient is not finite.
+        """
         self._waiting[step + 1] = logged
         self._bar.update()
-        if not last and (step + 1) % self._settings.logging_steps:
+        if not read_now and (step + 1) % self._settings.logging_steps:
             return {}
-        read = {at: {name: float(value) for name, value in values.items()} for at, values in self._waiting.items()}
-        self._waiting = {}
-        for at, values in read.items():
-            if not np.isfinite(values["loss"]):
-                raise ArithmeticError(f"the loss is {values['loss']} at step {at}: a lower learning rate, or bf16 in place of "
-                                      "fp16, may help; go on from an earlier checkpoint")
+        read = self._read()
         mean = float(np.mean([values["loss"] for values in read.values()]))
-        speed = len(read) * self._pictures / max(time.perf_counter() - self._since, 1e-9)
-        self._since = time.perf_counter()
-        self._bar.set_postfix_str(f"loss {mean:.4f}, {speed:.1f} pictures/s")
+        now = time.perf_counter()
+        speed = len(read) * self._pictures / max(now - self._since, 1e-9)
+        self._since = now
+        words = f"loss {mean:.4f}, {speed:.1f} pictures/s"
+        self._bar.set_postfix_str(words)
+        if self._in_lines and (now - self._written >= SECONDS_A_LINE or step + 1 == self._steps):
+            self._written = now
+            print(f"step {step + 1} of {self._steps}: {words}", file=sys.stderr, flush=True)
         if self._trackers:
             self._accelerator.log({**read[step + 1], "loss": mean, "pictures_per_second": speed}, step=step + 1)
         return {at: values["loss"] for at, values in read.items()}
+
+    def _read(self) -> dict[int, dict[str, float]]:
+        """What is waiting, as means over the processes, so that all of them see the same."""
+        names = [(at, name) for at, values in self._waiting.items() for name in values]
+        values = torch.stack([self._waiting[at][name].to(self._accelerator.device).float() for at, name in names])
+        read: dict[int, dict[str, float]] = {at: {} for at in self._waiting}
+        self._waiting = {}
+        for (at, name), value in zip(names, self._accelerator.reduce(values, "mean").tolist(), strict=True):
+            read[at][name] = value
+            # A gradient that is not finite is part of the weights by now; but not where it is scaled, when the step is left out.
+            if not np.isfinite(value) and name.endswith("loss" if self._accelerator.scaler else ("loss", "gradient_norm")):
+                raise ArithmeticError(f"the {name.replace('_', ' ')} is {value} at step {at}: a lower learning rate, or bf16 in "
+                                      "place of fp16, may help; go on from an earlier checkpoint")
+        return read
 
     def pause(self, seconds: float) -> None:
         """Leave out of the speed what was no training."""
@@ -69,7 +97,8 @@ class Progress:
         with staged_file(path) as scratch:
             sheet.save(scratch)
         for tracker in self._trackers:
-            tracker.log_images({"samples": np.asarray(sheet)[None]}, step=step)
+            layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            tracker.log_images({"samples": np.asarray(sheet)[None]}, step=step, **layout)
 
 
 def start_trackers(accelerator: Accelerator, settings: Any) -> list[Any]:

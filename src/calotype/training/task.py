@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
+from .batches import Draw
 from .seeds import generator_for
 
 Batch = dict[str, Any]
@@ -50,6 +52,7 @@ class Player:
         loss: a batch and its place in the run to the loss (a scalar), and what else is worth logging (scalars).
         learning_rate: relative to the run's.
         averaged: whether an average of its weights is worth keeping.
+        first_step: the run's step in which it begins to be trained; until then it sits out, and its loss is not called.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Player:
     loss: Callable[[Batch, Place], tuple[Tensor, dict[str, Tensor]]]
     learning_rate: float = 1.0
     averaged: bool = True
+    first_step: int = 0
 
     def __post_init__(self) -> None:
         self.network = self.module  # as it was before a trainer wrapped it
@@ -66,11 +70,21 @@ class Player:
         return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
 
 
+class ByIndex(Dataset[Any]):
+    """A data set that knows no draws, read by their indices: any sequence."""
+
+    def __init__(self, items: Any):
+        self.items = items
+
+    def __getitem__(self, draw: Draw) -> Any:
+        return self.items[draw.index]
+
+
 class Task:
     """Base of what can be trained. A subclass sets `players` and `data`, and says what a result is."""
 
     players: list[Player]
-    data: Any  # a Dataset whose items a batch is collated from
+    data: Any  # what batches are collated from: a Dataset or sequence; one with `takes_draws` is asked by `Draw`
     groups: Groups  # how many pictures, or which may be in one batch
 
     def place(self, device: torch.device) -> None:

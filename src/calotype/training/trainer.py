@@ -16,23 +16,28 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ..files import read_json
 from .batches import Batches
 from .checkpoints import checkpoints, load_checkpoint, save_checkpoint
-from .distributed import unsynchronised, whole, wrapped
+from .distributed import for_inference, free_gathered, unsynchronised, whole, wrapped
 from .ema import EMAModel
 from .learning_rates import learning_rate
 from .optimizers import make_optimizer
 from .progress import Progress
 from .seeds import seed_for
-from .task import Batch, Place, Player, Task
+from .task import Batch, ByIndex, Place, Player, Task
 
 FREE = {"output_dir", "max_train_steps", "num_train_epochs", "checkpointing_steps", "checkpoints_total_limit", "shard",
         "resume_from_checkpoint", "validation_steps", "validation_seed", "num_validation_images", "validation_inference_steps",
-        "validation_prompt", "logging_steps", "report_to", "dataloader_num_workers", "cache_latents", "gradient_checkpointing"}
+        "validation_prompt", "validation_split", "logging_steps", "report_to", "dataloader_num_workers", "cache_latents",
+        "gradient_checkpointing"}
 """Settings that may change when a run goes on: they are none of its numbers."""
+
+_DROPOUT = 0x64726F70  # the last number of its place
 
 
 @dataclass
@@ -58,7 +63,7 @@ class Trainer:
 
     def __init__(self, task: Task, settings: Any, say: Callable[[str], None] = print):
         self.task, self.settings = task, settings
-        self.accelerator = Accelerator(mixed_precision=settings.mixed_precision)
+        self.accelerator = _accelerator(settings.mixed_precision)
         self.main = self.accelerator.is_main_process
         self.say = say if self.main else lambda text: None
         device = self.accelerator.device
@@ -69,7 +74,8 @@ class Trainer:
         self.batches = self._batches(0)
         self.steps = settings.max_train_steps or settings.num_train_epochs * max(
             1, self.batches.steps_per_epoch // self.batches_a_step)
-        self.rate = learning_rate(settings.lr_scheduler, num_warmup_steps=settings.lr_warmup_steps, num_training_steps=self.steps)
+        self.rate = learning_rate(settings.lr_scheduler, num_warmup_steps=settings.lr_warmup_steps, num_training_steps=self.steps,
+                                  initial_rate=settings.learning_rate)
         self.optimizers: dict[str, Any] = {}
         self.averages: dict[str, EMAModel | None] = {}
         for player in task.players:
@@ -84,7 +90,7 @@ class Trainer:
     def _prepare(self, player: Player, device: torch.device) -> None:
         settings, network = self.settings, player.network
         network.to(device)
-        if settings.channels_last:
+        if settings.channels_last and not settings.shard:  # weights that are divided are so in their usual layout
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if settings.gradient_checkpointing:
             for part in network.modules():
@@ -113,26 +119,31 @@ class Trainer:
         if wanted == "none":
             return 0
         found = checkpoints(folder)
-        path = Path(wanted) if wanted != "latest" else found[-1] if found else None
-        if path is None:
+        if wanted == "latest" and not found:
             return 0
-        if not (path / "training.json").is_file():
+        named = (found[-1],) if wanted == "latest" else (Path(wanted), folder / wanted)  # "checkpoint-500" is understood too
+        path = next((path for path in named if (path / "training.json").is_file()), None)
+        if path is None:
             raise FileNotFoundError(f"resume_from_checkpoint is {wanted!r}, which is no checkpoint's folder; it can be 'latest', "
                                     f"'none' or a folder such as {str(folder / 'checkpoint-500')!r}")
+        self._check_same(read_json(path / "training.json"), path)
         told = load_checkpoint(path, self._trained())
-        self._check_same(told["settings"], path)
         if self.accelerator.scaler is not None and told["scaler"]:
             self.accelerator.scaler.load_state_dict(told["scaler"])
         self.say(f"going on from {path}")
         return int(told["step"])
 
-    def _check_same(self, before: Mapping[str, Any], path: Path) -> None:
-        now = self._facts()["settings"]
+    def _check_same(self, told: Mapping[str, Any], path: Path) -> None:
+        """That a checkpoint is of this run, and not beyond its end."""
+        before, now = told.get("settings", {}), self._facts()["settings"]
         other = [f"{name} was {before.get(name)!r} and is {value!r}" for name, value in now.items()
                  if name not in FREE and before.get(name) != value]
         if other:
             raise ValueError(f"{str(path)!r} is of a run with other settings: {'; '.join(other)}. Keep them, name another "
                              "output_dir, or begin anew with resume_from_checkpoint 'none'")
+        if int(told.get("step", 0)) > self.steps:
+            raise ValueError(f"{str(path)!r} is of step {told['step']}, but the run is to end at step {self.steps}: let it be longer, "
+                             "or name an earlier checkpoint as resume_from_checkpoint")
 
     def _facts(self) -> dict[str, Any]:
         settings = self.settings.model_dump(mode="json") | {"processes": self.accelerator.num_processes}
@@ -153,29 +164,34 @@ class Trainer:
             for left in folder.glob(".*.partial"):  # by a run that was killed while it saved
                 shutil.rmtree(left, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        first = saved = self._resume()
+        first = self._resume()
         if self.main:
             settings.write(folder / "settings.yaml")
         trained = Trained(self.steps, folder)
-        loader = iter(DataLoader(
-            self.task.data, batch_sampler=self._batches(first * self.batches_a_step),
-            collate_fn=self.task.collate, num_workers=settings.dataloader_num_workers,
-            pin_memory=self.accelerator.device.type == "cuda", persistent_workers=settings.dataloader_num_workers > 0))
+        device = self.accelerator.device
         pictures = settings.train_batch_size * self.batches_a_step * self.accelerator.num_processes
-        with torch.random.fork_rng(), Progress(self.steps, first, pictures, settings, self.accelerator) as progress:
+        with (torch.random.fork_rng([device] if device.type == "cuda" else []),  # the caller's random numbers stay as they were
+              Progress(self.steps, first, pictures, settings, self.accelerator) as progress):
+            loader = self._loader(first)
             for step in range(first, self.steps):
                 logged = self.step(step, [next(loader) for _ in range(self.batches_a_step)])
                 last = step + 1 == self.steps
-                for at, loss in progress.after(step, logged, last).items():
-                    trained.losses[at] = loss
-                if last or (step + 1) % settings.checkpointing_steps == 0:
+                saves = last or (step + 1) % settings.checkpointing_steps == 0
+                trained.losses |= progress.after(step, logged, saves)  # which sees to it that what is saved is finite
+                if saves:
                     save_checkpoint(folder, step + 1, self._trained(), self._facts(), self.main, settings.checkpoints_total_limit)
-                    saved = step + 1
                 if settings.num_validation_images and (last or (step + 1) % settings.validation_steps == 0):
                     self._sample(step + 1, progress)
-        assert saved == self.steps or first >= self.steps
         self._save(folder)
         return trained
+
+    def _loader(self, first: int) -> Iterator[Batch]:
+        """The batches from step `first` on, without end."""
+        data, workers = self.task.data, self.settings.dataloader_num_workers
+        return iter(DataLoader(
+            data if getattr(data, "takes_draws", False) else ByIndex(data),
+            batch_sampler=self._batches(first * self.batches_a_step), collate_fn=self.task.collate, num_workers=workers,
+            persistent_workers=workers > 0, pin_memory=self.accelerator.device.type == "cuda", generator=torch.Generator()))
 
     def step(self, step: int, batches: list[Batch]) -> dict[str, Tensor]:
         """One optimisation step of every player on the same batches; returns what is worth logging, on the run's device."""
@@ -183,12 +199,17 @@ class Trainer:
         batches = [self._on_device(batch) for batch in batches]
         for number, player in enumerate(self.task.players):
             optimizer, losses = self.optimizers[player.name], []
+            if step < player.first_step:
+                continue
+            if step == player.first_step:  # a checkpoint before it made the state that it then wrote
+                optimizer.optimizer.state.clear()
             for group in optimizer.param_groups:
                 group["lr"] = self.settings.learning_rate * player.learning_rate * self.rate(step)
             optimizer.zero_grad(set_to_none=True)
             for micro, batch in enumerate(batches):
                 place = Place(self.settings.seed, step, micro, number, self.accelerator.process_index, self.accelerator.device)
-                torch.manual_seed(seed_for(*place.numbers))  # dropout draws from PyTorch's own generator
+                # Dropout draws from PyTorch's own generator: other numbers than the noise has, which it must not depend on.
+                torch.manual_seed(seed_for(*place.numbers, _DROPOUT))
                 alone: AbstractContextManager[Any] = nullcontext()
                 if micro + 1 < len(batches):
                     alone = unsynchronised(self.accelerator, player.module)
@@ -197,7 +218,8 @@ class Trainer:
                         loss, told = player.loss(batch, place)
                     self.accelerator.backward(loss / len(batches))
                 losses.append(loss.detach())
-            norm = self.accelerator.clip_grad_norm_(player.parameters(), self.settings.max_grad_norm)
+            self.accelerator.unscale_gradients(optimizer)  # of this player alone
+            norm = nn.utils.clip_grad_norm_(player.parameters(), self.settings.max_grad_norm)
             optimizer.step()
             average = self.averages[player.name]
             if average is not None and not optimizer.step_was_skipped:
@@ -205,6 +227,8 @@ class Trainer:
             prefix = "" if number == 0 else f"{player.name}_"
             logged |= {f"{prefix}loss": torch.stack(losses).mean(), f"{prefix}gradient_norm": whole(norm)}
             logged |= {f"{prefix}{name}": value.detach() for name, value in told.items()}
+        for player in self.task.players:
+            free_gathered(player.module)
         return logged
 
     def _on_device(self, batch: Batch) -> Batch:
@@ -222,8 +246,6 @@ class Trainer:
 
     def result(self) -> AbstractContextManager[Any]:
         """A context in which the networks are what a user gets: whole, averaged, for inference."""
-        from .distributed import for_inference
-
         return for_inference([player.network for player in self.task.players], list(self._averaged()))
 
     def _sample(self, step: int, progress: Progress) -> None:
@@ -245,3 +267,12 @@ class Trainer:
     def networks(self) -> list[nn.Module]:
         """The networks that are trained."""
         return [player.network for player in self.task.players]
+
+
+def _accelerator(mixed_precision: str) -> Accelerator:
+    """Accelerate's, of which a process has one state: a run before this one may have had another precision."""
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed_precision:
+        AcceleratorState._reset_state()
+    accelerator = Accelerator(mixed_precision=mixed_precision)
+    accelerator.gradient_accumulation_steps = 1  # whatever a launcher says: the settings do, and the loss is divided here
+    return accelerator

@@ -13,6 +13,7 @@ RECIPES = {
     "lora": ("lora", "Lora"),
     "dreambooth": ("dreambooth", "DreamBooth"),
     "textual-inversion": ("textual_inversion", "TextualInversion"),
+    "autoencoder": ("autoencoder", "AutoencoderTraining"),
 }
 """The module and class of each."""
 

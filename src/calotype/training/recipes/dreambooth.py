@@ -51,6 +51,8 @@ class DreamBoothSettings(TextGuidedSettings, Framed, Adapted):
 class Both(Dataset[tuple[Any, Any]]):
     """A picture of the subject and, with each, one of the class: its ticket says which."""
 
+    takes_draws = True
+
     def __init__(self, subject: Any, kind: Any):
         self.subject, self.kind = subject, kind
 

@@ -17,8 +17,12 @@ class TextToImageSettings(TextGuidedSettings, Data):
 
     new_weights: list[Literal["unet", "text_encoder"]] = Field([], description=(
         "Begin these with random weights, and train them: a model of one's own."))
-    unet_config: Path | None = Field(None, description="A JSON file: the config of a new UNet, in place of the pipeline's.")
+    unet_config: Path | None = Field(None, description="A JSON file: the new UNet's config, if not the pipeline's.")
+    text_encoder_config: Path | None = Field(None, description="A JSON file: the new text encoder's config.")
     pretrained_vae_model_name_or_path: str | None = Field(None, description="Another autoencoder than the pipeline's.")
+
+
+_KINDS: dict[str, Any] = {"unet": UNet2DConditionModel, "text_encoder": CLIPTextModel}
 
 
 class TextToImage(TextGuided):
@@ -30,13 +34,12 @@ class TextToImage(TextGuided):
         settings = self.settings
         if settings.pretrained_vae_model_name_or_path:
             pipeline.vae = AutoencoderKL.from_pretrained(settings.pretrained_vae_model_name_or_path)
-        if settings.unet_config and "unet" not in settings.new_weights:
-            raise ValueError("unet_config says what a new UNet is like, and new_weights does not ask for one: name unet there")
-        if "unet" in settings.new_weights:
-            config = UNet2DConditionModel.load_config(settings.unet_config) if settings.unet_config else pipeline.unet.config
-            pipeline.unet = UNet2DConditionModel.from_config(config)
-        if "text_encoder" in settings.new_weights:
-            if not settings.train_text_encoder:
-                raise ValueError("new_weights names text_encoder, which is not trained: train_text_encoder must be true")
-            pipeline.text_encoder = CLIPTextModel.from_config(pipeline.text_encoder.config)
+        if "text_encoder" in settings.new_weights and not settings.train_text_encoder:
+            raise ValueError("new_weights names text_encoder, which is not trained: train_text_encoder must be true")
+        for part, file in (("unet", settings.unet_config), ("text_encoder", settings.text_encoder_config)):
+            if part in settings.new_weights:
+                kind = _KINDS[part]
+                setattr(pipeline, part, kind.from_config(kind.load_config(file) if file else getattr(pipeline, part).config))
+            elif file:
+                raise ValueError(f"{part}_config is of a new {part}, and new_weights does not ask for one: name it there")
         return pipeline

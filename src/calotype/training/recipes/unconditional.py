@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -100,4 +101,5 @@ def _network(settings: UnconditionalSettings) -> UNet2DModel:
     return UNet2DModel(
         sample_size=settings.resolution, in_channels=3, out_channels=3, layers_per_block=settings.layers_per_block,
         block_out_channels=tuple(settings.block_out_channels), down_block_types=tuple(down),
-        up_block_types=tuple(name.replace("Down", "Up") for name in reversed(down)))
+        up_block_types=tuple(name.replace("Down", "Up") for name in reversed(down)),
+        norm_num_groups=math.gcd(32, *settings.block_out_channels))  # the usual 32 where channels can be divided so

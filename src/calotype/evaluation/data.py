@@ -1,0 +1,170 @@
+"""What is evaluated on: the pictures of a data set, and prompts."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..images.conversion import pil_to_tensor
+from ..inputs import read_input
+from ..words import some
+
+TRAINED = (None, "train")
+"""What `split` is of pictures and prompts that a model was trained on; of others it is `held_out`, or whatever it is called."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A picture of a data set: its file, its texts, and what is said of it."""
+
+    path: str | os.PathLike[str]
+    texts: tuple[str, ...] = ()
+    label: str | None = None
+    style: str | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A picture to be made: what of, the seed of its generator, and what should be seen in it."""
+
+    prompt: str
+    seed: int
+    label: str | None = None
+    style: str | None = None
+    split: str | None = None
+
+
+def read_rows(folder: str | os.PathLike[str]) -> list[Row]:
+    """The pictures of a folder with a `metadata.jsonl`: rows of `file_name`, `text` (one or a list), `label`, `style`, `split`.
+
+    Without that file, all pictures in it. They are not opened.
+
+    Raises:
+        ValueError: a row that is none, or fewer than two pictures; names the file and the line. FileNotFoundError: none there.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no data set {str(folder)!r}: a folder of pictures with a metadata.jsonl is needed")
+    path = folder / "metadata.jsonl"
+    if path.is_file():
+        rows = [_row(folder, number, entry, path) for number, entry in _lines(path)]
+    else:
+        rows = [Row(file) for file in sorted(folder.rglob("*")) if file.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")]
+    if len(rows) < 2:
+        raise ValueError(f"{str(folder)!r} has {len(rows)} pictures, and an evaluation needs at least 2")
+    if missing := [Path(row.path).name for row in rows if not Path(row.path).is_file()]:
+        raise FileNotFoundError(f"{str(folder)!r} lacks pictures that its metadata.jsonl names: {some(missing, 3)}")
+    return rows
+
+
+def _row(folder: Path, number: int, entry: Mapping[str, Any], path: Path) -> Row:
+    where = f"{str(path)!r}, line {number}"
+    texts = entry.get("text", [])
+    texts = [texts] if isinstance(texts, str) else texts
+    if not isinstance(entry.get("file_name"), str):
+        raise ValueError(f"{where} names no picture: file_name is {entry.get('file_name')!r:.80}")
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{where}: text is {texts!r:.80}, but must be a text or a list of texts")
+    return Row(folder / entry["file_name"], tuple(texts), **_facts(entry, where))
+
+
+def read_prompts(path: str | os.PathLike[str], seed: int = 0, count: int | None = None) -> list[Prompt]:
+    """The prompts in a file: rows of JSON with `prompt`, `label`, `style`, `seed`, `split` (`.jsonl`), or a text a line.
+
+    Where a row has no seed, it is `seed` plus the row's number, from 0. `count` takes the first so many; if the file
+    has fewer, it begins again at the first, with other seeds.
+
+    Raises:
+        ValueError: a row that is none, or no rows; names the file and the line.
+    """
+    path = Path(path)
+    if path.suffix == ".jsonl":
+        prompts = [_prompt(entry, seed + i, f"{str(path)!r}, line {number}") for i, (number, entry) in enumerate(_lines(path))]
+    else:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        texts = [line for line in lines if line and not line.startswith("#")]
+        prompts = [Prompt(text, seed + i) for i, text in enumerate(texts)]
+    if not prompts:
+        raise ValueError(f"{str(path)!r} has no prompts")
+    return repeated(prompts, len(prompts) if count is None else count)
+
+
+def _prompt(entry: Mapping[str, Any], seed: int, where: str) -> Prompt:
+    text, own = entry.get("prompt"), entry.get("seed", seed)
+    if not isinstance(text, str):
+        raise ValueError(f"{where} has no prompt: it is {text!r:.80}")
+    if isinstance(own, bool) or not isinstance(own, int) or not 0 <= own < 2**63:
+        raise ValueError(f"{where}: seed is {own!r:.80}, but must be a whole number of at least 0")
+    return Prompt(text, own, **_facts(entry, where))
+
+
+def _facts(entry: Mapping[str, Any], where: str) -> dict[str, str | None]:
+    facts = {name: entry.get(name) for name in ("label", "style", "split")}
+    for name, value in facts.items():
+        if not isinstance(value, (str, type(None))):
+            raise ValueError(f"{where}: {name} is {value!r:.80}, but must be a text")
+    return facts
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a file of JSON lines, and where they stand."""
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{str(path)!r}, line {number} is not JSON ({error})") from None
+        if not isinstance(entry, dict):
+            raise ValueError(f"{str(path)!r}, line {number} is a JSON {type(entry).__name__}, and an object is needed")
+        yield number, entry
+
+
+def prompts_of(rows: Sequence[Row], count: int, seed: int = 0) -> list[Prompt]:
+    """Prompts from a data set: the first text of `count` pictures, as many of each split; picture i has seed + i."""
+    if not (texts := [row for row in rows if row.texts]):
+        raise ValueError("the data set has no texts, and so gives no prompts: give a file of prompts")
+    if count < 1:
+        raise ValueError(f"count is {count}, but must be at least 1")
+    splits = sorted({row.split or "" for row in texts})
+    shares = [count // len(splits) + (i < count % len(splits)) for i in range(len(splits))]
+    chosen = []
+    for split, share in zip(splits, shares, strict=True):
+        few = evenly([row for row in texts if (row.split or "") == split], share)
+        chosen += [few[i % len(few)] for i in range(share)]
+    return [Prompt(row.texts[0], seed + i, row.label, row.style, row.split) for i, row in enumerate(chosen)]
+
+
+def repeated(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
+    """The first `count`, begun again with other seeds as often as need be."""
+    if count < 1:
+        raise ValueError(f"count is {count}, but must be at least 1")
+    last = max(prompt.seed for prompt in prompts) + 1
+    return [Prompt(one.prompt, one.seed + last * (i // len(prompts)), one.label, one.style, one.split)
+            for i in range(count) for one in [prompts[i % len(prompts)]]]
+
+
+def evenly(rows: Sequence[Any], count: int) -> list[Any]:
+    """`count` of the rows, or all if there are no more, at even distances: always the same, whatever the seed."""
+    count = min(count, len(rows))
+    return [rows[(2 * i + 1) * len(rows) // (2 * count)] for i in range(count)]
+
+
+def read_pictures(rows: Sequence[Row], height: int, width: int) -> Tensor:
+    """[N, 3, height, width] in [-1, 1]: see `fitted`."""
+    return torch.cat([fitted(read_input(row.path), height, width) for row in rows])
+
+
+def fitted(picture: Any, height: int, width: int) -> Tensor:
+    """[1, 3, height, width] in [-1, 1]: the middle of a PIL image in these proportions, resized (bicubic, without aliasing)."""
+    from PIL import ImageOps
+
+    return pil_to_tensor(ImageOps.fit(picture.convert("RGB"), (width, height)))

@@ -1,0 +1,387 @@
+"""Runs: that they go on exactly, learn, stop where numbers do, and what they leave behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from calotype import UNet2DModel
+from calotype.training import checkpoints, progress
+from calotype.training.task import Player, Task
+
+from .running import UNET, Denoising, Rivals, Rows, SameNoise, left, smooth_pictures, trainer
+
+pytest.importorskip("accelerate")
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    trainer(folder).run()
+    return folder
+
+
+def hidden(folder) -> list[str]:
+    return [path.name for path in folder.rglob(".*")]
+
+
+# -- going on --------------------------------------------------------------------------------------------------------
+
+
+class Killed(Denoising):
+    """Is killed in the fifth step."""
+
+    def loss(self, batch, place):
+        if (place.step, place.micro) == (4, 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().loss(batch, place)
+
+
+class KilledWhenDone(Denoising):
+    """Is killed while the result is written."""
+
+    def save(self, folder):
+        (folder / ".0.partial").mkdir()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _run_and_die(folder, task, file, whole_first):
+    """What the child process does: the run, killed when it writes `file` of its second checkpoint."""
+    seen, save = [], checkpoints.save_file
+
+    def save_file(tensors, path):
+        seen.append(path)
+        if file is not None and sum(path.name == file for path in seen) == 2:
+            save(tensors, path)
+            if not whole_first:
+                path.write_bytes(path.read_bytes()[:100])
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(tensors, path)
+
+    checkpoints.save_file = save_file
+    trainer(folder, task).run()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+@pytest.mark.parametrize(("task", "file", "whole_first", "there"), [
+    (Killed, None, True, ["checkpoint-2", "checkpoint-4"]),
+    (Denoising, "unet.safetensors", False, ["checkpoint-2"]),
+    (Denoising, "unet.average.safetensors", True, ["checkpoint-2"]),
+    (KilledWhenDone, None, True, ["checkpoint-4", "checkpoint-6"]),
+])
+def test_a_killed_run_goes_on_exactly(tmp_path, whole, task, file, whole_first, there):
+    process = multiprocessing.get_context("fork").Process(target=_run_and_die, args=(tmp_path, task, file, whole_first))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == there
+    assert bool(hidden(tmp_path)) == (task is not Killed)
+    trainer(tmp_path).run()
+    assert left(tmp_path) == left(whole)
+    assert hidden(tmp_path) == []
+
+
+def test_a_stopped_run_leaves_nothing_half_done(tmp_path, whole, monkeypatch):
+    save = checkpoints.save_file
+    monkeypatch.setattr(checkpoints, "save_file", lambda *_: exec("raise KeyboardInterrupt"))
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path).run()
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.yaml"]
+    monkeypatch.setattr(checkpoints, "save_file", save)
+    trainer(tmp_path).run()
+    assert left(tmp_path) == left(whole)
+
+
+def test_a_longer_run_goes_on(tmp_path, whole):
+    trainer(tmp_path, lr_scheduler="constant", max_train_steps=2).run()
+    on = trainer(tmp_path, lr_scheduler="constant", max_train_steps=4, logging_steps=1, checkpointing_steps=1)
+    assert sorted(on.run().losses) == [3, 4]
+    at_once = tmp_path / "at once"
+    trainer(at_once, lr_scheduler="constant", max_train_steps=4).run()
+    assert left(tmp_path) == left(at_once)
+    assert left(tmp_path)["unet.safetensors"] != left(whole)["unet.safetensors"]
+    again = trainer(tmp_path, lr_scheduler="constant", max_train_steps=4).run()  # nothing is left to do
+    assert (again.steps, again.losses) == (4, {})
+    with pytest.raises(ValueError, match="is of step 4, but the run is to end at step 3: let it be longer, or name an earlier"):
+        trainer(tmp_path, lr_scheduler="constant", max_train_steps=3).run()
+    trainer(tmp_path, lr_scheduler="constant", max_train_steps=3, resume_from_checkpoint="checkpoint-3").run()
+
+
+def test_other_settings_are_named(tmp_path):
+    trainer(tmp_path, max_train_steps=2).run()
+    before = left(tmp_path)
+    with pytest.raises(ValueError, match="learning_rate was 0.001 and is 0.01; use_ema was True and is False. Keep them, name another"):
+        trainer(tmp_path, learning_rate=0.01, use_ema=False).run()
+    assert left(tmp_path) == before
+
+
+def test_where_to_go_on_from(tmp_path):
+    trainer(tmp_path).run()
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6"]
+    before = left(tmp_path)
+    for named in (str(tmp_path / "checkpoint-4"), "checkpoint-4"):
+        assert sorted(trainer(tmp_path, resume_from_checkpoint=named, logging_steps=1).run().losses) == [5, 6]
+        assert left(tmp_path) == before
+    with pytest.raises(FileNotFoundError, match="resume_from_checkpoint is 'checkpoint-5', which is no checkpoint's folder"):
+        trainer(tmp_path, resume_from_checkpoint="checkpoint-5").run()
+    trainer(tmp_path, resume_from_checkpoint="none", max_train_steps=2, learning_rate=1e-4).run()
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]  # the others were another run's
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    trainer(tmp_path, max_train_steps=2).run()
+    for name in ("unet.optimizer.safetensors", "unet.safetensors", "unet.average.safetensors", "training.json"):
+        file = tmp_path / "checkpoint-2" / name
+        kept = file.read_bytes()
+        file.write_bytes(kept[: len(kept) // 2])
+        with pytest.raises(ValueError, match=f"checkpoint-2/{name}'"):
+            trainer(tmp_path, max_train_steps=3).run()
+        file.write_bytes(kept)
+    other = Denoising.__init__
+
+    class Larger(Denoising):
+        def __init__(self, settings):
+            other(self, settings)
+            self.unet = UNet2DModel(**{**UNET, "layers_per_block": 2})
+            self.players = [Player("unet", self.unet, self.loss)]
+
+    with pytest.raises(ValueError, match="other tensors than the network that is trained"):
+        trainer(tmp_path, Larger, max_train_steps=3).run()
+    with pytest.raises(ValueError, match=r"is a checkpoint of \['unet'\], and not of \['critic', 'generator'\]"):
+        trainer(tmp_path, Rivals, max_train_steps=3).run()
+
+
+# -- what a step is --------------------------------------------------------------------------------------------------
+
+
+def test_it_learns(tmp_path):
+    learned = trainer(tmp_path, max_train_steps=60, learning_rate=1e-2, lr_scheduler="linear", train_batch_size=8, optimizer="adam",
+                      gradient_accumulation_steps=1, checkpointing_steps=60, use_ema=False, adam_weight_decay=0).run()
+    losses = list(learned.losses.values())
+    assert sum(losses[-10:]) < sum(losses[:3]) / 3 * 10 / 3
+
+
+def test_accumulated_batches_are_one(tmp_path):
+    common = {"max_train_steps": 3, "use_ema": False, "optimizer": "sgd", "learning_rate": 0.1, "lr_scheduler": "constant"}
+    trainer(tmp_path / "apart", SameNoise, **common, train_batch_size=4, gradient_accumulation_steps=2).run()
+    trainer(tmp_path / "as one", SameNoise, **common, train_batch_size=8, gradient_accumulation_steps=1).run()
+    apart, one = (load_file(tmp_path / name / "diffusion_pytorch_model.safetensors") for name in ("apart", "as one"))
+    assert max((apart[name] - one[name]).abs().max() for name in one) < 1e-6
+    trainer(tmp_path / "other", SameNoise, **common, train_batch_size=4, gradient_accumulation_steps=1).run()
+    other = load_file(tmp_path / "other" / "diffusion_pytorch_model.safetensors")
+    assert max((other[name] - one[name]).abs().max() for name in one) > 1e-3
+
+
+def test_half_precision_leaves_weights_as_they_are(tmp_path):
+    seen = []
+
+    class Watching(Denoising):
+        def loss(self, batch, place):
+            linear = self.unet.time_embedding.linear_1
+            handle = linear.register_forward_hook(lambda module, given, output: seen.append(output.dtype))
+            loss = super().loss(batch, place)
+            handle.remove()
+            return loss
+
+    trainer(tmp_path, Watching, max_train_steps=2, mixed_precision="bf16").run()
+    assert set(seen) == {torch.bfloat16}
+    for file in tmp_path.rglob("*.safetensors"):
+        assert {tensor.dtype for tensor in load_file(file).values()} == {torch.float32}
+    seen.clear()
+    trainer(tmp_path / "full", Watching, max_train_steps=1).run()  # in the same process
+    assert set(seen) == {torch.float32}
+
+
+def test_the_result_is_the_average(tmp_path):
+    run = trainer(tmp_path, ema_decay=0.5)
+    run.run()
+    names = [name for name, _ in run.task.unet.named_parameters()]
+    average = load_file(tmp_path / "checkpoint-6" / "unet.average.safetensors")
+    weights = load_file(tmp_path / "checkpoint-6" / "unet.safetensors")
+    result = load_file(tmp_path / "diffusion_pytorch_model.safetensors")
+    now = dict(run.task.unet.named_parameters())
+    for i, name in enumerate(names):
+        assert torch.equal(result[name], average[str(i)])
+        assert torch.equal(now[name].detach(), weights[name])
+    assert any(not torch.equal(result[name], weights[name]) for name in names)
+
+
+def test_dropout_is_not_the_noise(tmp_path):
+    drawn = []
+
+    class Watching(Denoising):
+        def loss(self, batch, place):
+            drawn.append((torch.rand(100), torch.rand(100, generator=place.generator)))
+            return super().loss(batch, place)
+
+    trainer(tmp_path, Watching, max_train_steps=2).run()
+    rows = torch.stack([row for pair in drawn for row in pair])
+    assert torch.corrcoef(rows).fill_diagonal_(0).abs().max() < 0.6
+
+
+def test_nothing_but_the_numbers_changes_the_numbers(tmp_path, whole):
+    """Logging, sampling, workers, how often is saved, and what was random before."""
+    shown = smooth_pictures(2)
+
+    class Showing(Denoising):
+        def samples(self):
+            assert not self.unet.training
+            torch.rand(7)
+            return shown
+
+    torch.manual_seed(99)
+    before = torch.get_rng_state()
+    run = trainer(tmp_path, Showing, logging_steps=1, validation_steps=1, num_validation_images=2, checkpointing_steps=3,
+                  dataloader_num_workers=1)
+    prepared = torch.get_rng_state()
+    run.run()
+    assert torch.equal(torch.get_rng_state(), prepared)
+    assert not torch.equal(before, prepared)  # the task of this test has a seed of its own
+    assert left(tmp_path) == left(whole)
+    assert len(list((tmp_path / "samples").iterdir())) == 6
+    assert run.task.unet.training
+
+
+def test_checkpointed_gradients_give_the_same_run(tmp_path, whole):
+    run = trainer(tmp_path, gradient_checkpointing=True)
+    run.run()
+    assert run.task.unet.gradient_checkpointing
+    assert left(tmp_path) == left(whole)
+
+
+# -- numbers that are none -------------------------------------------------------------------------------------------
+
+
+class Bursting(Denoising):
+    """Has a loss, or only a gradient, that is not finite in step 4."""
+
+    gradient_alone = False
+
+    def loss(self, batch, place):
+        loss, told = super().loss(batch, place)
+        if place.step == 3:
+            loss = loss + (0 * loss).sqrt() if self.gradient_alone else loss * float("nan")
+        return loss, told
+
+
+class BurstingBackwards(Bursting):
+    gradient_alone = True
+
+
+class RivalBursts(Rivals):
+    def tell_apart(self, batch, place):
+        loss, told = super().tell_apart(batch, place)
+        return loss * (float("inf") if place.step == 3 else 1), told
+
+
+@pytest.mark.parametrize(("task", "what"), [(Bursting, "the loss is nan"), (BurstingBackwards, "the gradient norm is nan"),
+                                            (RivalBursts, "the critic loss is inf")])
+def test_what_is_not_finite_is_not_saved(tmp_path, task, what):
+    trainer(tmp_path, task, max_train_steps=2, lr_scheduler="constant").run()
+    before = left(tmp_path)
+    with pytest.raises(ArithmeticError, match=f"{what} at step 4"):
+        trainer(tmp_path, task, lr_scheduler="constant").run()
+    assert left(tmp_path) == before
+
+
+# -- other tasks -----------------------------------------------------------------------------------------------------
+
+
+def test_two_networks_are_trained(tmp_path):
+    run = trainer(tmp_path / "whole", Rivals, logging_steps=2)
+    begun = {name: tensor.clone() for part in run.networks() for name, tensor in part.state_dict().items()}
+    rates, step = [], run.step
+
+    def watched(*given):
+        logged = step(*given)
+        rates.append([run.optimizers[name].param_groups[0]["lr"] for name in ("generator", "critic")])
+        assert set(logged) == {"loss", "gradient_norm", "critic_loss", "critic_gradient_norm", "critic_real"}
+        return logged
+
+    run.step = watched
+    run.run()
+    assert all(not torch.equal(tensor, begun[name]) for part in run.networks() for name, tensor in part.state_dict().items())
+    assert [second / first for first, second in rates[1:]] == pytest.approx([2.0] * 5)
+    assert {path.name for path in (tmp_path / "whole" / "checkpoint-6").iterdir()} == {
+        "generator.safetensors", "generator.optimizer.safetensors", "generator.average.safetensors", "critic.safetensors",
+        "critic.optimizer.safetensors", "training.json"}
+    for steps in (4, 6):
+        trainer(tmp_path / "twice", Rivals, max_train_steps=steps, lr_scheduler="linear").run()
+    trainer(tmp_path / "once", Rivals, lr_scheduler="linear", resume_from_checkpoint="none").run()
+    trainer(tmp_path / "stopped", Rivals, max_train_steps=4, lr_scheduler="constant").run()
+    trainer(tmp_path / "stopped", Rivals, lr_scheduler="constant").run()
+    trainer(tmp_path / "steady", Rivals, lr_scheduler="constant").run()
+    assert left(tmp_path / "stopped") == left(tmp_path / "steady")
+
+
+class Line(Task):
+    """A task in a few lines, as anyone might write it: y = 3 x - 1."""
+
+    def __init__(self, settings):
+        self.line = nn.Linear(1, 1)
+        self.data = Rows([{"x": torch.tensor([i / 4])} for i in range(8)])
+        self.groups = len(self.data)
+        self.players = [Player("line", self.line, self.loss)]
+
+    def loss(self, batch, place):
+        return (self.players[0].module(batch["x"]) - 3 * batch["x"] + 1).square().mean(), {}
+
+    def save(self, folder):
+        (folder / "line.txt").write_text(f"{self.line.weight.item():.3f} {self.line.bias.item():.3f}")
+
+
+def test_a_task_of_ones_own(tmp_path):
+    trainer(tmp_path, Line, max_train_steps=80, learning_rate=0.3, optimizer="adam", adam_weight_decay=0,
+            lr_scheduler="linear", use_ema=False, checkpointing_steps=80).run()
+    assert [float(word) for word in (tmp_path / "line.txt").read_text().split()] == pytest.approx([3, -1], abs=0.1)
+
+
+# -- what is said ----------------------------------------------------------------------------------------------------
+
+
+def test_lines_where_there_is_no_terminal(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "SECONDS_A_LINE", 0.0)
+    trainer(tmp_path / "a", Rivals, logging_steps=2).run()
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines] == [f"step {step} of 6" for step in (2, 4, 6)]
+    assert all("loss 0." in line and line.endswith("pictures/s") for line in lines)
+    monkeypatch.setattr(progress, "SECONDS_A_LINE", 1e9)
+    trainer(tmp_path / "b", Rivals, logging_steps=2).run()
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_tensorboard_is_told(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    class Showing(Rivals):
+        def samples(self):
+            return smooth_pictures(2)
+
+    losses = trainer(tmp_path, Showing, report_to="tensorboard", logging_steps=2, num_validation_images=2, validation_steps=4).run().losses
+    files = list((tmp_path / "logs").rglob("events.*"))
+    events = [EventAccumulator(str(file)).Reload() for file in files]
+    scalars = next(one for one in events if "loss" in one.Tags()["scalars"])
+    assert {"gradient_norm", "critic_loss", "pictures_per_second"} < set(scalars.Tags()["scalars"])
+    assert [event.step for event in scalars.Scalars("loss")] == [2, 4, 6]
+    assert scalars.Scalars("loss")[0].value == pytest.approx((losses[1] + losses[2]) / 2)
+    assert [event.step for one in events for tag in one.Tags()["images"] for event in one.Images(tag)] == [4, 6]
+
+
+def test_a_tracker_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setattr("accelerate.utils.is_wandb_available", lambda: False)
+    with pytest.raises(ImportError, match="report_to is 'wandb', and that is not installed: `pip install wandb`"):
+        trainer(tmp_path, Rivals, report_to="wandb").run()
+
+
+def test_a_scheduler_that_needs_the_rate(tmp_path):
+    assert trainer(tmp_path, Rivals, lr_scheduler="polynomial", max_train_steps=1).run().steps == 1
