@@ -49,8 +49,7 @@ def trained(tiny_folder, pictures_folder, tmp_path_factory):
 
 def test_learns(trained):
     _, before, after = trained
-    print('MEASURED', before, after, after/before)
-    assert after < before / 2  # measured: XXX
+    assert after < 0.5 * before  # measured: 0.30
 
 
 def test_makes_the_same_pictures_here_and_in_diffusers(trained, diffusers):
@@ -226,6 +225,36 @@ def test_fewer_pictures(told):
     few, same, other = (names(max_train_samples=5, split="train", seed=seed) for seed in (0, 0, 1))
     assert few == same != other and few == sorted(set(few)) and len(few) == 5 and set(few) < set(names(split="train"))
     assert names(max_train_samples=99) == names() and len(names()) == 24
+
+
+# -- the optimisation ---------------------------------------------------------------------------------------------------
+
+
+def test_learning_rates_of_a_step(told):
+    told |= {"learning_rate": 1e-3, "gradient_accumulation_steps": 2, "train_batch_size": 4, "lr_scheduler": "polynomial"}
+    for changes, expected in (({}, 1e-3), ({"scale_lr": True}, 8e-3)):
+        task = task_of("text-to-image", **told | changes | {"lr_power": 2.0, "max_train_steps": 2})
+        trainer = Trainer(task, task.settings, lambda text: None)
+        trainer.run()
+        last = trainer.optimizers["denoiser"].param_groups[0]["lr"]
+        assert last == pytest.approx((expected - 1e-7) / 4 + 1e-7)  # after half of two steps, squared, down to 1e-7
+    task = task_of("text-to-image", **told | {"lr_scheduler": "cosine_with_restarts", "lr_num_cycles": 3, "max_train_steps": 12})
+    rate = Trainer(task, task.settings, lambda text: None).rate
+    assert [step for step in range(12) if rate(step) == 1] == [0, 4, 8]
+
+
+@pytest.mark.parametrize(("allowed", "precision"), [(True, "high"), (False, "highest")])
+def test_tensor_float_32(told, allowed, precision):
+    task, seen = task_of("text-to-image", **told | {"allow_tf32": allowed, "max_train_steps": 1}), []
+    loss = task.players[0].loss
+
+    def watched(*given):
+        seen.append(torch.get_float32_matmul_precision())
+        return loss(*given)
+
+    task.players[0].loss = watched
+    Trainer(task, task.settings, lambda text: None).run()
+    assert seen == [precision] and torch.get_float32_matmul_precision() == "highest"
 
 
 # -- what cannot be -----------------------------------------------------------------------------------------------------

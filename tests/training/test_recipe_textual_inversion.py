@@ -77,12 +77,12 @@ def test_learns(told, tmp_path):
         for key, parameter in pipeline.unet.named_parameters():
             if "attn2.to_out.0.weight" in key:
                 parameter.mul_(100.0)
+        pipeline.unet.conv_out.weight.mul_(10.0)
     pipeline.save_pretrained(tmp_path / "heeding")
     task = task_of("textual-inversion", **told | {
-        "pretrained_model_name_or_path": str(tmp_path / "heeding"), "learning_rate": 0.1, "max_train_steps": 40, "num_vectors": 2})
+        "pretrained_model_name_or_path": str(tmp_path / "heeding"), "learning_rate": 0.03, "max_train_steps": 40, "num_vectors": 2})
     before, _, after = train(task)
-    print("MEASURED", before, after, after / before)
-    assert after < before * 0.8
+    assert after < 0.7 * before  # measured: 0.49
 
 
 def test_samples_show_the_word(told):
