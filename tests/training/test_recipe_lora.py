@@ -52,7 +52,8 @@ def test_makes_the_same_pictures_wherever_it_is_loaded(trained, tiny_folder, dif
     pytest.importorskip("peft")
     task, _, _, made = trained
     for library in (calotype, diffusers):
-        pipeline = library.StableDiffusionPipeline.from_pretrained(tiny_folder, safety_checker=None, requires_safety_checker=False)
+        pipeline = library.StableDiffusionPipeline.from_pretrained(
+            tiny_folder, safety_checker=None, requires_safety_checker=False)
         plain = picture(pipeline)
         assert abs(plain - made).max() > 0.01
         pipeline.load_lora_weights(str(task.settings.output_dir))

@@ -84,9 +84,9 @@ def test_what_is_frozen_is_saved_bit_for_bit(told, tiny_folder, with_text):
 def test_the_same_weights_with_and_without_caches(told, tmp_path):
     ends = []
     for cached in (True, False):
-        task = task_of("text-to-image", **told | {"cache_latents": cached, "output_dir": tmp_path / str(cached), "random_flip": True,
-                                                  "caption_dropout": 0.3, "learning_rate": 1e-3, "max_train_steps": 8,
-                                                  "optimizer": "sgd"})
+        task = task_of("text-to-image", **told | {
+            "cache_latents": cached, "output_dir": tmp_path / str(cached), "random_flip": True, "caption_dropout": 0.3,
+            "learning_rate": 1e-3, "max_train_steps": 8, "optimizer": "sgd"})
         train(task)
         assert isinstance(task.data, LatentCache) == cached == (task.texts is not None)
         ends.append(state_of(task.pipeline.unet))
@@ -144,8 +144,9 @@ def test_text_encoders_that_go_by_a_mask(told, tmp_path):
     pipeline.save_pretrained(tmp_path / "masked")
     losses = []
     for cached, trained in ((True, False), (False, False), (True, True)):
-        task = task_of("text-to-image", **told | {"pretrained_model_name_or_path": str(tmp_path / "masked"), "caption_dropout": 0.0,
-                                                  "cache_latents": cached, "train_text_encoder": trained})
+        task = task_of("text-to-image", **told | {
+            "pretrained_model_name_or_path": str(tmp_path / "masked"), "caption_dropout": 0.0, "cache_latents": cached,
+            "train_text_encoder": trained})
         task.start(lambda text: None)
         losses.append(held_out(task, 1))
     task.denoiser.text_encoder.register_to_config(use_attention_mask=False)
@@ -178,7 +179,8 @@ def test_another_unet_and_another_autoencoder(told, tmp_path):
                                  down_block_types=("DownEncoderBlock2D",), up_block_types=("UpDecoderBlock2D",))
     vae.save_pretrained(tmp_path / "vae")
     task = task_of("text-to-image", **told | {
-        "new_weights": ["unet"], "unet_config": tmp_path / "unet.json", "pretrained_vae_model_name_or_path": str(tmp_path / "vae")})
+        "new_weights": ["unet"], "unet_config": tmp_path / "unet.json",
+        "pretrained_vae_model_name_or_path": str(tmp_path / "vae")})
     assert task.pipeline.unet.config.block_out_channels == [16, 16] and (task.factor, task.size) == (1, 8)
     train(task)
     saved = calotype.StableDiffusionPipeline.from_pretrained(told["output_dir"], safety_checker=None)
@@ -233,7 +235,8 @@ def test_fewer_pictures(told):
 def test_learning_rates_of_a_step(told):
     told |= {"learning_rate": 1e-3, "gradient_accumulation_steps": 2, "train_batch_size": 4, "lr_scheduler": "polynomial"}
     for changes, expected in (({}, 1e-3), ({"scale_lr": True}, 8e-3)):
-        task = task_of("text-to-image", **told | changes | {"lr_power": 2.0, "max_train_steps": 2})
+        task = task_of("text-to-image", **told | changes | {
+            "lr_power": 2.0, "max_train_steps": 2, "resume_from_checkpoint": "none"})
         trainer = Trainer(task, task.settings, lambda text: None)
         trainer.run()
         last = trainer.optimizers["denoiser"].param_groups[0]["lr"]

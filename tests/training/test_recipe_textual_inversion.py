@@ -60,7 +60,8 @@ def test_a_fresh_pipeline_reads_the_word_as_it_was_trained(told, tiny_folder, di
         in_training = task.denoiser.text_encoder(ids).last_hidden_state
     made = []
     for library in (calotype, diffusers):
-        pipeline = library.StableDiffusionPipeline.from_pretrained(tiny_folder, safety_checker=None, requires_safety_checker=False)
+        pipeline = library.StableDiffusionPipeline.from_pretrained(
+            tiny_folder, safety_checker=None, requires_safety_checker=False)
         pipeline.load_textual_inversion(str(told["output_dir"]), weight_name=FILE)
         states = pipeline.encode_prompt(prompts, "cpu", 1, False)[0].detach()
         if library is calotype:
@@ -80,7 +81,8 @@ def test_learns(told, tmp_path):
         pipeline.unet.conv_out.weight.mul_(10.0)
     pipeline.save_pretrained(tmp_path / "heeding")
     task = task_of("textual-inversion", **told | {
-        "pretrained_model_name_or_path": str(tmp_path / "heeding"), "learning_rate": 0.03, "max_train_steps": 40, "num_vectors": 2})
+        "pretrained_model_name_or_path": str(tmp_path / "heeding"), "learning_rate": 0.03, "max_train_steps": 40,
+        "num_vectors": 2})
     before, _, after = train(task)
     assert after < 0.7 * before  # measured: 0.49
 

@@ -58,7 +58,8 @@ def test_makes_the_same_pictures_here_and_in_diffusers(trained, diffusers):
 def test_goes_on_from_a_pipeline(trained, told, tmp_path):
     del told["model_config_name_or_path"], told["resolution"]
     task = task_of("unconditional", **told | {
-        "pretrained_model_name_or_path": str(trained[0]), "max_train_steps": 1, "prediction_type": "v_prediction", "use_ema": True})
+        "pretrained_model_name_or_path": str(trained[0]), "max_train_steps": 1, "prediction_type": "v_prediction",
+        "use_ema": True})
     unet = calotype.UNet2DModel.from_pretrained(trained[0] / "unet")
     assert_same_bits(state_of(task.pipeline.unet), state_of(unet))
     train(task)

@@ -47,7 +47,7 @@ def make_optimizer(
     if name == "adamw8bit":
         return _bitsandbytes().optim.AdamW8bit(groups, **common, betas=betas, eps=epsilon)
     sharded = any(hasattr(parameter, "to_local") for group in groups for parameter in group["params"])
-    common["fused"] = _have_fused_kernels(groups) and not (name == "sgd" and sharded) or None  # DTensor has no fused SGD
+    common["fused"] = (_have_fused_kernels(groups) and not (name == "sgd" and sharded)) or None  # DTensor has no fused SGD
     if name == "sgd":
         return torch.optim.SGD(groups, **common, momentum=betas[0])
     return (torch.optim.AdamW if name == "adamw" else torch.optim.Adam)(groups, **common, betas=betas, eps=epsilon)

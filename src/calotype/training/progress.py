@@ -16,7 +16,6 @@ from tqdm import tqdm
 from ..files import staged_file
 from ..images.grids import contact_sheet
 
-
 SECONDS_A_LINE = 30.0
 """How often a line is written, at most."""
 

@@ -107,7 +107,7 @@ class Optimisation(Settings):
     adam_epsilon: float = Field(1e-8, gt=0, description="Added to the root of the mean of squares.")
     max_grad_norm: float = Field(1.0, gt=0, description="A longer gradient is shortened to it.")
     mixed_precision: Literal["no", "fp16", "bf16"] = Field("no", description="Type they work in; weights stay float32.")
-    allow_tf32: bool = Field(False, description="Matrix products in TensorFloat-32, which Nvidia's GPUs since Ampere have: quicker.")
+    allow_tf32: bool = Field(False, description="Matrix products in TensorFloat-32: quicker on Nvidia's GPUs since Ampere.")
     gradient_checkpointing: bool = Field(False, description="Less memory, slower: activations are computed again.")
     channels_last: bool = Field(True, description="The memory layout in which convolutions are quicker.")
     shard: bool = Field(False, description="Divide weights and optimiser among the processes (FSDP).")
