@@ -35,17 +35,17 @@ def told(tiny_folder, subject, tmp_path):
 
 
 PRIOR = {"with_prior_preservation": True, "class_prompt": "a photo of a disc", "num_class_images": 3}
-ADAPTER = {"adapter": True, "learning_rate": 3e-2, "rank": 8, "lora_targets": ["to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2"]}
+ADAPTER = {"adapter": True, "learning_rate": 3e-2, "rank": 8,
+           "lora_targets": ["to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2"]}
 
 
 @pytest.mark.parametrize(("changes", "factor"), [
-    ({}, 0.6), (ADAPTER, 0.9), (PRIOR | {"train_text_encoder": True}, 0.6)],
+    ({}, 0.6), (ADAPTER, 0.85), (PRIOR | {"train_text_encoder": True}, 0.6)],
     ids=["all", "adapter", "with its class"])
 def test_learns_and_is_loaded_here_and_in_diffusers(told, tiny_folder, diffusers, changes, factor):
     task = task_of("dreambooth", **told | {"max_train_steps": 40} | changes)
     before, trained, after = train(task)
-    print("MEASURED", after / before)
-    assert after < factor * before  # measured: 0.48, 0.81, 0.47
+    assert after < factor * before  # measured: 0.48, 0.70, 0.47
     made = []
     for library in (calotype, diffusers):
         adapter = changes.get("adapter")
