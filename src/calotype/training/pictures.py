@@ -22,6 +22,8 @@ from .seeds import generator_for
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+_FEWER = 0x66657765  # the first number of a place, so that no ticket has the same one
+
 
 class Pictures(Dataset[dict[str, Any]]):
     """Pictures and their captions.
@@ -203,6 +205,14 @@ class Pictures(Dataset[dict[str, Any]]):
         kept = [index for index in range(len(self)) if predicate(self.entry(index))]
         if not kept:
             raise ValueError(f"of {len(self)} pictures none fits")
+        return self._kept(kept)
+
+    def sample(self, count: int) -> Pictures:
+        """So many of the pictures, which ones says the seed, in their order and counted anew; all if there are no more."""
+        order = torch.randperm(len(self), generator=generator_for(self.seed, _FEWER))
+        return self._kept(sorted(order[:count].tolist()))
+
+    def _kept(self, kept: Sequence[int]) -> Pictures:
         fewer = Pictures([self.entries[index] for index in kept], self.framing, self.drawn_captions, seed=self.seed)
         fewer.sizes = [self.sizes[index] for index in kept]
         return fewer

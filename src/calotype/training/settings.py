@@ -100,6 +100,9 @@ class Optimisation(Settings):
         "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt",
         "warmup_stable_decay", "wsd"] = Field("constant", description="How it changes: constant, cosine, linear, …")
     lr_warmup_steps: int = Field(0, ge=0, description="Steps in which it rises from 0.")
+    lr_num_cycles: int = Field(1, ge=1, description="How often cosine_with_restarts falls.")
+    lr_power: float = Field(1.0, gt=0, description="The power by which polynomial falls.")
+    scale_lr: bool = Field(False, description="learning_rate is of one picture: multiply it by the pictures of a step.")
     optimizer: Literal["adamw", "adam", "sgd", "adafactor", "adamw8bit"] = Field(
         "adamw", description="adamw, adam, sgd, adafactor or adamw8bit.")
     use_8bit_adam: bool = Field(False, description="The same as --optimizer adamw8bit.")
@@ -109,6 +112,7 @@ class Optimisation(Settings):
     adam_epsilon: float = Field(1e-8, gt=0, description="Added to the root of the mean of squares.")
     max_grad_norm: float = Field(1.0, gt=0, description="A longer gradient is shortened to it.")
     mixed_precision: Literal["no", "fp16", "bf16"] = Field("no", description="Type they work in; weights stay float32.")
+    allow_tf32: bool = Field(False, description="Matrix products in TensorFloat-32: quicker on Nvidia's GPUs since Ampere.")
     gradient_checkpointing: bool = Field(False, description="Less memory, slower: activations are computed again.")
     channels_last: bool = Field(True, description="The memory layout in which convolutions are quicker.")
     shard: bool = Field(False, description="Divide weights and optimiser among the processes (FSDP).")
@@ -134,6 +138,8 @@ class Framed(Settings):
     resolution: int | None = Field(None, ge=8, description="Pixels that pictures are made to have, each way.")
     center_crop: bool = Field(True, description="Cut out the middle and not some part.")
     random_flip: bool = Field(False, description="Mirror half of the pictures.")
+    image_interpolation_mode: Literal["lanczos", "bicubic", "bilinear", "nearest"] = Field(
+        "lanczos", description="How they are resized.")
 
 
 class Data(Framed):
@@ -141,9 +147,12 @@ class Data(Framed):
 
     train_data_dir: Path | None = Field(None, description="A folder of pictures; metadata.jsonl in it has captions.")
     dataset_name: str | None = Field(None, description="Or a data set of the Hub.")
+    dataset_config_name: str | None = Field(None, description="Which configuration of it, if it has several.")
+    cache_dir: Path | None = Field(None, description="Where it is downloaded to.")
     image_column: str = Field("image", description="Which column of it has the pictures.")
     caption_column: str = Field("text", description="Which column has the captions.")
     split: str | None = Field(None, description="Only pictures whose metadata say this `split`; of a data set, its split.")
+    max_train_samples: int | None = Field(None, ge=1, description="Train on so many of them at most; the seed says which.")
     aspect_buckets: bool = Field(False, description="Keep the pictures' shapes, in batches of one shape.")
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,8 +74,10 @@ class Trainer:
         self.batches = self._batches(0)
         self.steps = settings.max_train_steps or settings.num_train_epochs * max(
             1, self.batches.steps_per_epoch // self.batches_a_step)
+        self.pictures_a_step = settings.train_batch_size * self.batches_a_step * self.accelerator.num_processes
+        self.learning_rate = settings.learning_rate * (self.pictures_a_step if settings.scale_lr else 1)
         self.rate = learning_rate(settings.lr_scheduler, num_warmup_steps=settings.lr_warmup_steps, num_training_steps=self.steps,
-                                  initial_rate=settings.learning_rate)
+                                  num_cycles=settings.lr_num_cycles, power=settings.lr_power, initial_rate=self.learning_rate)
         self.optimizers: dict[str, Any] = {}
         self.averages: dict[str, EMAModel | None] = {}
         for player in task.players:
@@ -99,7 +101,7 @@ class Trainer:
         player.module = wrapped(self.accelerator, network, settings.shard)
         name = "adamw8bit" if settings.use_8bit_adam else settings.optimizer
         optimizer = make_optimizer(
-            name, player.parameters(), settings.learning_rate * player.learning_rate,
+            name, player.parameters(), self.learning_rate * player.learning_rate,
             betas=(settings.adam_beta1, settings.adam_beta2), weight_decay=settings.adam_weight_decay,
             epsilon=settings.adam_epsilon)
         self.optimizers[player.name] = self.accelerator.prepare_optimizer(optimizer)
@@ -169,9 +171,9 @@ class Trainer:
             settings.write(folder / "settings.yaml")
         trained = Trained(self.steps, folder)
         device = self.accelerator.device
-        pictures = settings.train_batch_size * self.batches_a_step * self.accelerator.num_processes
         with (torch.random.fork_rng([device] if device.type == "cuda" else []),  # the caller's random numbers stay as they were
-              Progress(self.steps, first, pictures, settings, self.accelerator) as progress):
+              _tf32(settings.allow_tf32),
+              Progress(self.steps, first, self.pictures_a_step, settings, self.accelerator) as progress):
             loader = self._loader(first)
             for step in range(first, self.steps):
                 logged = self.step(step, [next(loader) for _ in range(self.batches_a_step)])
@@ -204,7 +206,7 @@ class Trainer:
             if step == player.first_step:  # a checkpoint before it made the state that it then wrote
                 optimizer.optimizer.state.clear()
             for group in optimizer.param_groups:
-                group["lr"] = self.settings.learning_rate * player.learning_rate * self.rate(step)
+                group["lr"] = self.learning_rate * player.learning_rate * self.rate(step)
             optimizer.zero_grad(set_to_none=True)
             for micro, batch in enumerate(batches):
                 place = Place(self.settings.seed, step, micro, number, self.accelerator.process_index, self.accelerator.device)
@@ -262,6 +264,18 @@ class Trainer:
     def networks(self) -> list[nn.Module]:
         """The networks that are trained."""
         return [player.network for player in self.task.players]
+
+
+@contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    """A context in which matrix products in float32 may be computed in TensorFloat-32, if it is allowed."""
+    before = torch.get_float32_matmul_precision()
+    if allowed:
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _accelerator(mixed_precision: str) -> Accelerator:

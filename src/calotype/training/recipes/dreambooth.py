@@ -23,6 +23,7 @@ from ..folders import EXTENSIONS
 from ..pictures import Pictures
 from ..settings import Framed
 from ..task import Batch
+from .data import framing_of
 from .lora import Adapted, Adapting
 from .text_guided import TextGuidedSettings
 
@@ -58,8 +59,10 @@ class Both(Dataset[tuple[Any, Any]]):
     def __len__(self) -> int:
         return len(self.subject)
 
-    def __getitem__(self, draw: Draw) -> tuple[Any, Any]:
-        return self.subject[draw], self.kind[Draw(draw.ticket % len(self.kind), draw.ticket)]
+    def __getitem__(self, draw: Draw | int) -> tuple[Any, Any]:
+        if isinstance(draw, tuple):
+            return self.subject[draw], self.kind[Draw(draw[1] % len(self.kind), draw[1])]
+        return self.subject[draw], self.kind[draw % len(self.kind)]
 
 
 class DreamBooth(Adapting):
@@ -77,10 +80,8 @@ class DreamBooth(Adapting):
         return self._opened(self.settings.instance_data_dir, self.settings.instance_prompt)
 
     def _opened(self, folder: Path, prompt: str) -> Pictures:
-        settings = self.settings
-        return Pictures.open(
-            folder, captions=Captions(dropout=settings.caption_dropout, constant=prompt), seed=settings.seed,
-            resolution=settings.resolution or self.size, center_crop=settings.center_crop, random_flip=settings.random_flip)
+        captions = Captions(dropout=self.settings.caption_dropout, constant=prompt)
+        return Pictures.open(folder, captions=captions, **framing_of(self.settings, self.size))
 
     # -- the class --------------------------------------------------------------------------------------------------------
 
@@ -104,7 +105,7 @@ class DreamBooth(Adapting):
     @torch.no_grad()
     def make_class(self, folder: Path, say: Callable[[str], None]) -> None:
         """Let the pipeline make the pictures of the class that are missing; picture i has the seed i."""
-        wanted, there = self.settings.num_class_images, sum(path.suffix.lower() in EXTENSIONS for path in folder.glob("*"))
+        wanted, there = self.settings.num_class_images, sum(path.suffix.lower() in EXTENSIONS for path in folder.rglob("*"))
         missing = [i for i in range(wanted) if not (folder / f"{i:05}.png").is_file()][:max(0, wanted - there)]
         if missing:
             say(f"making {len(missing)} pictures of {self.settings.class_prompt!r}")

@@ -11,13 +11,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ...pipelines.base import DiffusionPipeline
-from ...prompts.encode import tokenized
+from ...prompts.encode import encode, tokenized
 from ..caches import LatentCache, TextCache, sample_moments
 from ..captions import Captions
 from ..objectives import Objective
 from ..settings import Noise, Optimisation, Run, Text
 from ..task import Batch, Groups, Place, Player, Task, parameter_count
-from .data import open_pictures
+from .data import check_resolution, open_pictures
 
 _MOST_KEPT = 2**30  # bytes of hidden states on disk
 
@@ -26,6 +26,8 @@ class TextGuidedSettings(Run, Text, Optimisation, Noise):
     """What all recipes of text-to-image pipelines are told."""
 
     pretrained_model_name_or_path: str = Field("calotype/emoji", description="The pipeline to begin with.")
+    revision: str | None = Field(None, description="Which branch, tag or commit of its repository.")
+    variant: str | None = Field(None, description="Which of its files: fp16, say.")
     train_text_encoder: bool = Field(False, description="Train the text encoder too.")
 
 
@@ -36,9 +38,10 @@ class TextToNoise(nn.Module):
         super().__init__()
         self.unet, self.text_encoder = unet, text_encoder
 
-    def forward(self, sample: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        """The UNet's output for samples [B, C, h, w], under texts: token ids [B, L], or hidden states [B, L, D]."""
-        hidden = text if self.text_encoder is None else self.text_encoder(text).last_hidden_state
+    def forward(self, sample: Tensor, timesteps: Tensor, text: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The UNet's output for samples [B, C, h, w], under texts: token ids [B, L], with a mask if the encoder goes by one, or
+        hidden states [B, L, D]."""
+        hidden = text if self.text_encoder is None else self.text_encoder(text, mask).last_hidden_state
         return self.unet(sample, timesteps, encoder_hidden_states=hidden).sample
 
 
@@ -50,6 +53,8 @@ class TextGuided(Task):
         with torch.random.fork_rng([]):
             torch.manual_seed(settings.seed)  # weights to begin with may be random too
             self.pipeline: Any = self.begun(_loaded(settings))
+        _check_parts(self.pipeline, settings.pretrained_model_name_or_path)
+        check_resolution(settings, self.factor, "since each of its latents stands for so many pixels")
         for part in (self.pipeline.vae, self.pipeline.text_encoder, self.pipeline.unet):
             part.requires_grad_(False)
         self.denoiser = TextToNoise(self.pipeline.unet, self.pipeline.text_encoder if settings.train_text_encoder else None)
@@ -100,8 +105,8 @@ class TextGuided(Task):
     texts: TextCache | None = None
 
     def start(self, say: Callable[[str], None]) -> None:
-        if self.settings.cache_latents and not self.data.framing.center_crop:
-            say("cache_latents is left out: with random crops a picture is never the same")
+        if self.settings.cache_latents and not self.settings.center_crop:
+            say("pictures are encoded in each step, whatever cache_latents says: with random crops they are never the same")
         elif self.settings.cache_latents and not isinstance(self.data, LatentCache):
             say(f"encoding {len(self.data)} pictures, once")
             self.data = LatentCache.build(self.data, self.pipeline.vae, self.settings.output_dir / "cache")
@@ -119,23 +124,18 @@ class TextGuided(Task):
         if len(captions) * config.max_position_embeddings * config.hidden_size * 4 > _MOST_KEPT:
             return None
         say(f"encoding {len(captions)} captions, once")
-        return TextCache.build(captions, lambda few: self._encoded(self._ids(few)), self.settings.output_dir / "cache",
-                               text_encoder=self.pipeline.text_encoder)
-
-    def _ids(self, captions: list[str]) -> Tensor:
-        tokenizer = self.pipeline.tokenizer
-        return tokenized(tokenizer, captions, tokenizer.model_max_length).input_ids
-
-    def _encoded(self, ids: Tensor) -> Tensor:
-        encoder = self.pipeline.text_encoder
-        with torch.no_grad():
-            return encoder(ids.to(encoder.device)).last_hidden_state
+        pipeline = self.pipeline
+        return TextCache.build(captions, lambda few: encode(pipeline.tokenizer, pipeline.text_encoder, few),
+                               self.settings.output_dir / "cache", text_encoder=pipeline.text_encoder)
 
     def collate(self, items: Sequence[Any]) -> Batch:
         batch = super().collate(items)
-        captions = batch["caption"]
-        batch["text"] = self._ids(captions) if self.texts is None else self.texts.stacked(captions)
-        return batch
+        if self.texts is not None:
+            return batch | {"text": self.texts.stacked(batch["caption"])}
+        tokenizer = self.pipeline.tokenizer
+        tokens = tokenized(tokenizer, batch["caption"], tokenizer.model_max_length)
+        mask = {"mask": tokens.attention_mask} if self.pipeline.text_encoder.config.get("use_attention_mask") else {}
+        return batch | {"text": tokens.input_ids} | mask
 
     def latents(self, batch: Batch, place: Place) -> Tensor:
         """[B, C, h, w] scaled latents of a batch, drawn from the encoder's distribution."""
@@ -147,14 +147,17 @@ class TextGuided(Task):
                 drawn = vae.encode(batch["pixel_values"]).latent_dist.sample(place.generator)
         return drawn.float() * vae.config.scaling_factor
 
-    def text(self, batch: Batch) -> Tensor:
-        """What the denoiser is told of the captions: token ids, or hidden states where the text encoder is not trained."""
-        text: Tensor = batch["text"]
-        return text if self.texts is not None or self.denoiser.text_encoder is not None else self._encoded(text)
+    def text(self, batch: Batch) -> tuple[Tensor, ...]:
+        """What the denoiser is told of the captions: hidden states; or ids (and a mask) where it trains the text encoder."""
+        told = tuple(batch[name] for name in ("text", "mask") if name in batch)
+        if self.texts is not None or self.denoiser.text_encoder is not None:
+            return told
+        with torch.no_grad():
+            return (self.pipeline.text_encoder(*told).last_hidden_state,)
 
     def loss(self, batch: Batch, place: Place) -> tuple[Tensor, dict[str, Tensor]]:
         noised = self.objective.noised(self.latents(batch, place), place.generator)
-        output = self.players[0].module(noised.sample, noised.timesteps, self.text(batch))
+        output = self.players[0].module(noised.sample, noised.timesteps, *self.text(batch))
         return (self.objective.loss(output, noised) * self.weights(batch)).mean(), {}
 
     def samples(self) -> list[Any]:
@@ -180,12 +183,25 @@ class TextGuided(Task):
 
 def _loaded(settings: Any) -> Any:
     name = settings.pretrained_model_name_or_path
-    pipeline: Any = DiffusionPipeline.from_pretrained(name, torch_dtype=torch.float32)
+    named = {key: value for key in ("revision", "variant") if (value := getattr(settings, key))}
+    pipeline: Any = DiffusionPipeline.from_pretrained(name, torch_dtype=torch.float32, **named)
     parts = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
     missing = [part for part in parts if getattr(pipeline, part, None) is None]
-    if missing or pipeline.unet.config.in_channels != pipeline.vae.config.latent_channels:
-        raise ValueError(f"{name!r} is a {type(pipeline).__name__}, and no text-to-image pipeline" + (
-            f": it has no {', '.join(missing)}" if missing else ": its UNet is given more than latents"))
+    if missing:
+        raise ValueError(f"{name!r} is a {type(pipeline).__name__}, and no text-to-image pipeline: it has no "
+                         f"{', '.join(missing)}")
     pipeline.fast = False  # layouts prepared for weights that change with each step would be in vain
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _check_parts(pipeline: Any, name: str) -> None:
+    """That the parts of a pipeline, some of which may be new, go together."""
+    unet, vae, text_encoder = pipeline.unet.config, pipeline.vae.config, pipeline.text_encoder.config
+    if not unet.in_channels == unet.out_channels == vae.latent_channels:
+        raise ValueError(f"the UNet takes {unet.in_channels} channels and gives {unet.out_channels}, but to make latents of this "
+                         f"autoencoder from a text alone it must be {vae.latent_channels} (the pipeline is {name!r})")
+    width = unet.cross_attention_dim
+    if isinstance(width, int) and width != text_encoder.hidden_size and unet.get("encoder_hid_dim") is None:
+        raise ValueError(f"the UNet takes texts of {width} channels (cross_attention_dim), but the text encoder gives "
+                         f"{text_encoder.hidden_size}")

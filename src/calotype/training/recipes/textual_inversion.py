@@ -57,12 +57,12 @@ class Learned(nn.Module):
     def _all(self) -> Tensor:
         return self.encoder.get_input_embeddings().weight.detach()  # type: ignore[operator]
 
-    def forward(self, ids: Tensor) -> Any:
-        """What the encoder gives for token ids [B, L]."""
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Any:
+        """What the encoder gives for token ids [B, L], of which a mask [B, L] may leave out some."""
         name = next(name for name, one in self.encoder.named_parameters()
                     if one is self.encoder.get_input_embeddings().weight)  # type: ignore[operator]
         weight = self._all().index_copy(0, self.tokens, self.embeddings.to(self._all().dtype))
-        return torch.func.functional_call(self.encoder, {name: weight}, (ids,))
+        return torch.func.functional_call(self.encoder, {name: weight}, (ids, mask))
 
     @torch.no_grad()
     def put(self) -> None:
@@ -93,10 +93,6 @@ class TextualInversion(TextGuided):
         settings = self.settings
         templates = [one.format(settings.placeholder_token) for one in TEMPLATES[settings.learnable_property]]
         return open_pictures(settings, self.size, Captions(dropout=settings.caption_dropout, constant=templates), self.factor)
-
-    def place(self, device: torch.device) -> None:
-        super().place(device)
-        self.denoiser.to(device)
 
     def samples(self) -> list[Any]:
         self._learned.put()

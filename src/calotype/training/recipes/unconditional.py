@@ -16,7 +16,7 @@ from ...pipelines.base import DiffusionPipeline
 from ..objectives import Objective
 from ..settings import Data, Noise, Optimisation, Run
 from ..task import Batch, Place, Player, Task, parameter_count
-from .data import open_pictures
+from .data import check_resolution, open_pictures
 
 
 class UnconditionalSettings(Run, Data, Optimisation, Noise):
@@ -42,12 +42,16 @@ class Unconditional(Task):
         self.pipeline = _pipeline(settings)
         self.pipeline.fast = False  # layouts prepared for weights that change with each step would be in vain
         self.pipeline.set_progress_bar_config(disable=True)
-        size = self.pipeline.unet.config.sample_size
-        self.data = open_pictures(settings, size)
+        size, factor = self.pipeline.unet.config.sample_size, 2 ** (len(self.pipeline.unet.config.block_out_channels) - 1)
+        check_resolution(settings, factor, "since the network halves its pictures so often")
+        self.data = open_pictures(settings, size, bucket_step=factor)
         self.groups = self.data.groups
+        scheduler = self.pipeline.scheduler
         self.objective = Objective(
-            self.pipeline.scheduler, timestep_sampler=settings.timestep_sampler, snr_gamma=settings.snr_gamma,
-            noise_offset=settings.noise_offset, input_perturbation=settings.input_perturbation)
+            scheduler, prediction_type=settings.prediction_type, timestep_sampler=settings.timestep_sampler,
+            snr_gamma=settings.snr_gamma, noise_offset=settings.noise_offset, input_perturbation=settings.input_perturbation)
+        if settings.prediction_type:  # what is sampled with must read the output as it was trained
+            self.pipeline.scheduler = type(scheduler).from_config(scheduler.config, prediction_type=settings.prediction_type)
         self.players = [Player("unet", self.pipeline.unet, self.loss)]
 
     def loss(self, batch: Batch, place: Place) -> tuple[Tensor, dict[str, Tensor]]:
@@ -83,9 +87,7 @@ def _pipeline(settings: UnconditionalSettings) -> Any:
         return pipeline
     if not settings.resolution:
         raise ValueError("resolution is needed to make a new network: the size of its pictures, in pixels")
-    scheduler = DDPMScheduler(
-        settings.ddpm_num_steps, beta_schedule=settings.ddpm_beta_schedule,
-        prediction_type=settings.prediction_type or "epsilon")
+    scheduler = DDPMScheduler(settings.ddpm_num_steps, beta_schedule=settings.ddpm_beta_schedule)
     with torch.random.fork_rng([]):
         torch.manual_seed(settings.seed)  # the weights to begin with are random too
         return DDPMPipeline(_network(settings), scheduler)
