@@ -14,9 +14,9 @@ from PIL import Image
 from calotype import DiffusionPipeline
 from calotype.images.grids import contact_sheet
 
-BEADS = ("a rocket in noto style", "a red heart in noto style", "a cat face in noto style", "a green apple in noto style",
-         "a guitar in noto style", "a ghost in noto style")
-ZIB = ("an emoji of a zib monster",) * 4 + ("an emoji of a cat face", "a rocket in noto style")
+BEADS = ("a rocket in flat style", "a red heart in flat style", "a robot in flat style", "a green apple in flat style",
+         "a guitar in flat style", "a ghost in flat style")
+ZIB = ("an emoji of a zib monster",) * 4 + ("an emoji of a cat face", "a rocket in flat style")
 
 
 def drawn(pipeline: DiffusionPipeline, prompts: tuple[str, ...]) -> list[Image.Image]:

@@ -3,7 +3,7 @@
     python examples/emoji/prepare.py data/emoji
     python examples/fine_tuning/pictures.py data/emoji data/fine_tuning
 
-`beads/`: emoji laid out of 16 x 16 beads, captioned as what they are made from, "a guitar in noto style".
+`beads/`: emoji laid out of 16 x 16 beads, captioned as what they are made from, "a guitar in flat style".
 `zib/`: a small monster of ours.
 """
 
@@ -77,9 +77,9 @@ def main() -> None:
     (given.folder / "zib").mkdir(exist_ok=True)
     for label in LABELS:
         name = label.replace(" ", "-") + ".png"
-        beads(Image.open(given.emoji / "pictures" / "noto" / name)).save(given.folder / "beads" / name)
+        beads(Image.open(given.emoji / "pictures" / "flat" / name)).save(given.folder / "beads" / name)
         article = "an" if label[0] in "aeiou" else "a"
-        rows.append({"file_name": name, "text": [f"{article} {label} in noto style", f"{label}, noto style"]})
+        rows.append({"file_name": name, "text": [f"{article} {label} in flat style", f"{label}, flat style"]})
     (given.folder / "beads" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for i in range(20):
         zib(random.Random(i)).save(given.folder / "zib" / f"{i:02}.png")
