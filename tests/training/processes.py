@@ -1,14 +1,23 @@
-"""Two processes on the CPU, forked from the one that tests."""
+"""Processes for runs. They are forked from one without threads: a fork of the one that tests may wait for threads it lacks."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import socket
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
+
+FORKED: Any = multiprocessing.get_context("forkserver") if sys.platform == "linux" else None
+if FORKED is not None:
+    FORKED.set_forkserver_preload([  # what takes long to import; PyTorch's optimisers want its compiler
+        "torch._dynamo", "torch.distributed.fsdp", "calotype.training.trainer", "calotype.training.pictures",
+        "calotype.models.unet_2d"])
 
 
 def in_two_processes(function: Callable[..., None], *given: Any, log: Path) -> None:
@@ -16,8 +25,7 @@ def in_two_processes(function: Callable[..., None], *given: Any, log: Path) -> N
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    forked = multiprocessing.get_context("fork")
-    both = [forked.Process(target=_child, args=(rank, port, log, function, given)) for rank in (0, 1)]
+    both = [FORKED.Process(target=_child, args=(rank, port, log, function, given)) for rank in (0, 1)]
     for one in both:
         one.start()
     for one in both:
@@ -29,6 +37,7 @@ def in_two_processes(function: Callable[..., None], *given: Any, log: Path) -> N
 
 
 def _child(rank: int, port: int, log: Path, function: Callable[..., None], given: Any) -> None:
+    torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     try:

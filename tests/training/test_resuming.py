@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -13,6 +12,7 @@ from calotype import UNet2DModel
 from calotype.training import checkpoints
 from calotype.training.task import Player
 
+from .processes import FORKED
 from .running import UNET, Denoising, Rivals, left, trainer
 
 pytest.importorskip("accelerate")
@@ -73,7 +73,7 @@ def _run_and_die(folder, task, file, whole_first):
     (KilledWhenDone, None, True, ["checkpoint-4", "checkpoint-6"]),
 ])
 def test_a_killed_run_goes_on_exactly(tmp_path, whole, task, file, whole_first, there):
-    process = multiprocessing.get_context("fork").Process(target=_run_and_die, args=(tmp_path, task, file, whole_first))
+    process = FORKED.Process(target=_run_and_die, args=(tmp_path, task, file, whole_first))
     process.start()
     process.join(120)
     assert process.exitcode == -signal.SIGKILL
