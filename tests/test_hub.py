@@ -101,7 +101,7 @@ def test_a_path_is_not_asked_of_the_hub(server, name, tmp_path, monkeypatch):
 
 def test_a_name_that_is_nothing_says_all_that_was_tried(server):
     said = message(lambda: Source("calotype/emojy").file("model_index.json"))
-    for part in ("'calotype/emojy'", "not a bundled name ('calotype/emoji'; did you mean 'calotype/emoji'?)",
+    for part in ("'calotype/emojy'", "not a bundled name ('calotype/emoji' or 'calotype/cats'; did you mean 'calotype/emoji'?)",
                  "not a folder on this machine", "the Hub has no such repository"):
         assert part in said
 

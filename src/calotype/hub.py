@@ -14,7 +14,7 @@ from typing import Any
 
 from .words import listing, nearest, some
 
-BUNDLED = {"calotype/emoji": Path(__file__).parent / "checkpoints" / "emoji"}
+BUNDLED = {f"calotype/{name}": Path(__file__).parent / "checkpoints" / name for name in ("emoji", "cats")}
 """The checkpoints that come with the library, by name."""
 
 _REPOSITORY = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)  # so "./x", "../x", "/x" and "~/x" are none
