@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..runtime import winograd_training
 from ..runtime.fused import norm_silu
 from ..runtime.packed import convolve, convolve_doubled
 from ..words import check_choice
@@ -14,10 +15,10 @@ Linear = nn.Linear
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution that knows the fast path of the CPU; see `runtime.packed`."""
+    """A convolution that knows the quick ways of the CPU; see `runtime.packed` and, of training, `runtime.winograd_training`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        fast = convolve(self, x)
+        fast = winograd_training.convolve(self, x) if torch.is_grad_enabled() else convolve(self, x)
         return super().forward(x) if fast is None else fast
 
 
