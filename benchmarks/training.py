@@ -171,7 +171,7 @@ def loop(part: str, options: argparse.Namespace, folder: Path) -> Step:
     text_guided, device, checkpoint = part != "unconditional", options.device, BUNDLED["calotype/emoji"]
     if text_guided:
         tokenizer = transformers.CLIPTokenizer.from_pretrained(checkpoint, subfolder="tokenizer")
-        text_encoder = transformers.CLIPTextModel.from_pretrained(checkpoint, subfolder="text_encoder").to(device)
+        text_encoder = transformers.CLIPTextModel.from_pretrained(checkpoint, subfolder="text_encoder").float().to(device)
         vae = diffusers.AutoencoderKL.from_pretrained(checkpoint, subfolder="vae").to(device)
         unet = diffusers.UNet2DConditionModel.from_pretrained(checkpoint, subfolder="unet").to(device)
         scheduler = diffusers.DDPMScheduler.from_pretrained(checkpoint, subfolder="scheduler")
