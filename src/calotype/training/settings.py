@@ -120,6 +120,12 @@ class Optimisation(Settings):
     ema_decay: float = Field(0.9999, ge=0, lt=1, description="How slowly it follows.")
     ema_power: float = Field(0.75, gt=0, description="It follows more quickly at first: at most 1 - (1 + step)^-power.")
 
+    @model_validator(mode="after")
+    def _warms_up(self) -> Any:
+        if self.lr_scheduler == "constant" and self.lr_warmup_steps:
+            raise ValueError("lr_scheduler 'constant' has no warm-up: leave lr_warmup_steps out, or take 'constant_with_warmup'")
+        return self
+
 
 class Noise(Settings):
     """The objective."""

@@ -38,6 +38,7 @@ class DreamBoothSettings(TextGuidedSettings, Framed, Adapted):
     class_prompt: str | None = Field(None, description="What they show, without the rare word: a photo of a dog.")
     num_class_images: int = Field(100, ge=1, description="How many there should be; what is missing is made.")
     prior_loss_weight: float = Field(1.0, ge=0, description="How much they count.")
+    learning_rate: float = Field(5e-6, gt=0, description="The highest learning rate; an adapter wants more, mostly 1e-4.")
     adapter: bool = Field(False, description="Train a LoRA adapter, and not all of the network.")
     caption_dropout: float = Field(0.0, ge=0, le=1, description="Share of captions left empty.")
 
@@ -45,6 +46,8 @@ class DreamBoothSettings(TextGuidedSettings, Framed, Adapted):
     def _has_a_class(self) -> Any:
         if self.with_prior_preservation and not self.class_prompt:
             raise ValueError("with_prior_preservation needs class_prompt, what the class of the subject is called")
+        if self.class_prompt and not self.with_prior_preservation:
+            raise ValueError("class_prompt is of no use without with_prior_preservation: say both, or neither")
         return self
 
 
