@@ -30,7 +30,7 @@ PARTS = {
     "step": "the step alone: forward, backward, clipping, AdamW, EMA", "unconditional": "unconditional, 64 pixels",
     "lora": "LoRA, rank 4",
 }
-LEFT_OUT = {"without Winograd's gradients": "winograd_training.convolve", "without norms of its own": "norm_training.norm"}
+LEFT_OUT = {"without Winograd's gradients": "winograd_training.convolve"}
 PIXELS, COUNT = {"unconditional": 64}, 64
 
 
@@ -223,10 +223,9 @@ def made(part: str, way: str, options: argparse.Namespace, folder: Path) -> Step
 
 
 def resident() -> float:
-    """MiB that this process held at most."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """MiB that this process held at most; `getrusage` would tell those of the process that began it, if that held more."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 def alone(part: str, way: str, options: argparse.Namespace, folder: Path) -> float:
@@ -276,8 +275,8 @@ def measure(part: str, options: argparse.Namespace, folder: Path) -> None:
         for way, step in steps.items():
             took[way].append(seconds(step))
     for way in ways:
-        ratio = statistics.median(theirs / own for theirs, own in zip(took["diffusers"], took[way], strict=True))
         middle = statistics.median(took[way])
+        ratio = statistics.median(took["diffusers"]) / middle
         held = memory(part, way, options) if options.memory and way in ("calotype", "diffusers") else ""
         print(f"| {PARTS[part] if way == 'calotype' else ''} | {way} | {1000 * middle:.0f} | {options.batch / middle:.1f} | "
               f"{ratio:.2f} | {held} |", flush=True)
@@ -291,7 +290,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1, help="steps a round")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave out peak memory")
+    parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave out peak memory; on a CPU it needs Linux")
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.device == "cpu":

@@ -1,4 +1,4 @@
-"""Functions with gradients of their own (`winograd_training`, `norm_training`) against PyTorch's."""
+"""Convolutions with gradients by Winograd's way against PyTorch's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from calotype import UNet2DModel
 from calotype.models.layers import Conv2d
-from calotype.runtime import fused, norm_training, winograd_training
+from calotype.runtime import winograd_training
 
 
 def distance(found: Tensor, exact: Tensor) -> float:
@@ -22,10 +22,6 @@ def distance(found: Tensor, exact: Tensor) -> float:
 
 def doubled(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [tensor.detach().double().requires_grad_() for tensor in tensors]
-
-
-def last(x: Tensor) -> Tensor:
-    return x.to(memory_format=torch.channels_last)
 
 
 @pytest.fixture
@@ -92,47 +88,16 @@ def test_steps_aside(name: str, drawn: torch.Generator):
         other_cases()[name](layer, x)
 
 
-def normed(drawn: torch.Generator, shift: int | None) -> tuple[nn.GroupNorm, Tensor, Tensor | None]:
-    layer = nn.GroupNorm(4, 24, eps=1e-3)
-    for parameter in layer.parameters():
-        parameter.data.normal_(generator=drawn)
-    x = last(3 * torch.randn(3, 24, 6, 10, generator=drawn) + 5).requires_grad_()
-    return layer, x, None if shift is None else torch.randn(shift, 24, generator=drawn).requires_grad_()
-
-
-@pytest.mark.parametrize(("silu", "shift"), [(False, None), (True, None), (True, 1), (True, 3)])
-def test_gradients_of_norms(drawn: torch.Generator, silu: bool, shift: int | None):
-    layer, x, added = normed(drawn, shift)
-    output = fused.norm_silu(layer, x, added) if silu else fused.group_norm(layer, x)
-    assert "_Norm" in type(output.grad_fn).__name__ and output.is_contiguous(memory_format=torch.channels_last)
-    direction = torch.randn(output.shape, generator=drawn)
-    parts = [part for part in (x, added, layer.weight, layer.bias) if part is not None]
-    found = torch.autograd.grad(output, parts, direction)
-    given = doubled(parts)
-    exact_output = norm_training._plain(given[0], given[1] if added is not None else None, *given[-2:], 4, 1e-3, silu)
-    exact = torch.autograd.grad(exact_output, given, direction.double())
-    for own, other in zip((output, *found), (exact_output, *exact), strict=True):
-        assert distance(own, other) < 1e-6
-
-
-def test_norms_of_values_far_from_zero(drawn: torch.Generator):
-    layer, x, _ = normed(drawn, None)
-    far = last(x.detach() + 1e4).requires_grad_()
-    exact = F.group_norm(far.detach().double(), 4, layer.weight.double(), layer.bias.double(), 1e-3)
-    assert distance(fused.group_norm(layer, far), exact) < 3e-4  # what float32 leaves of such values
-
-
 def test_gradients_of_gradients(drawn: torch.Generator):
     layer, x = convolution(drawn)
-    norm = nn.GroupNorm(4, 72)
 
     def penalty(x: Tensor, weight: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         (slope,) = torch.autograd.grad(function(x).square().sum(), x, create_graph=True)
         return torch.autograd.grad(slope.square().sum(), weight)[0]
 
-    x = last(x.detach()).requires_grad_()
-    found = penalty(x, layer.weight, lambda x: fused.norm_silu(norm, last(layer(x))))
-    plain = penalty(x, layer.weight, lambda x: F.silu(norm(F.conv2d(x, layer.weight, layer.bias, padding=1))))
+    x = x.detach().requires_grad_()
+    found = penalty(x, layer.weight, lambda x: F.silu(layer(x)))
+    plain = penalty(x, layer.weight, lambda x: F.silu(F.conv2d(x, layer.weight, layer.bias, padding=1)))
     assert distance(found, plain) < 1e-5
 
 
@@ -150,8 +115,7 @@ def test_gradients_of_a_network(drawn: torch.Generator):
 
     exact, found = gradients(copy.deepcopy(network).double(), x.double()), gradients(network, x)
     assert torch.equal(found, gradients(network, x))
-    with mock.patch.object(winograd_training, "convolve", return_value=None), \
-            mock.patch.object(norm_training, "norm", return_value=None):
+    with mock.patch.object(winograd_training, "convolve", return_value=None):
         plain = gradients(network, x)
     assert not torch.equal(found, plain)
     assert distance(found, plain) < 1e-5

@@ -1,4 +1,4 @@
-"""When layers in training may use functions that know their own gradients (`winograd_training`, `norm_training`)."""
+"""When layers in training may use functions that know their own gradients (`winograd_training`)."""
 
 from __future__ import annotations
 

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import norm_training
 from .scope import current, touched
 
 _log = logging.getLogger(__name__)
@@ -88,9 +87,7 @@ def check(device: torch.device | str, dtype: torch.dtype) -> bool:
 
 
 def _group_norm(norm: nn.GroupNorm, x: Tensor, shift: Tensor | None, silu: bool) -> Tensor | None:
-    """By the kernel, or in training on the CPU with a gradient of its own; `None` where neither can be used."""
-    if torch.is_grad_enabled():
-        return None if touched(norm) or type(norm) is not nn.GroupNorm else norm_training.norm(norm, x, shift, silu)
+    """By the kernel, or `None` where it cannot be used."""
     suits = (
         _may_use(x) and x.ndim > 1 and x.shape[1] == norm.num_channels and _is_plain(norm, nn.GroupNorm, x)
         and norm.num_channels // norm.num_groups <= _MOST_CHANNELS
