@@ -4,6 +4,8 @@
 PYTHON ?= python3
 PROMPT ?= An image of a squirrel in Picasso style
 VENV := .venv
+ALONE := tests/test_startup.py tests/test_bundled.py tests/models \
+	$(addprefix tests/pipelines/test_,loading.py stable_diffusion.py unconditional.py image_tasks.py textual_inversion.py)
 BIN := $(VENV)/bin
 
 .PHONY: image test lint bench clean
@@ -14,8 +16,7 @@ image: $(VENV)/.installed
 test: $(VENV)/.test-installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 	@echo "once more, as where Diffusers is not installed:"
-	CALOTYPE_TEST_ALONE=1 $(BIN)/python -m pytest -n 2 tests/models tests/pipelines tests/test_startup.py \
-		--ignore tests/pipelines/test_fast_path.py --ignore tests/pipelines/test_offloading.py --ignore tests/pipelines/test_quality.py
+	CALOTYPE_TEST_ALONE=1 $(BIN)/python -m pytest -n 2 $(ALONE)
 
 lint: $(VENV)/.test-installed
 	$(BIN)/ruff check .
