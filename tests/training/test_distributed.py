@@ -21,7 +21,8 @@ pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="forks"), pytes
 ROUNDING = 2e-6
 """How far weights (below 1 in size) may be apart after four steps of gradient descent whose sums were taken in another order."""
 
-STEADY = {"optimizer": "sgd", "learning_rate": 0.05, "lr_scheduler": "constant", "max_train_steps": 4, "ema_decay": 0.5,
+STEADY = {"optimizer": "sgd", "learning_rate": 0.05, "lr_scheduler": "constant", "lr_warmup_steps": 0,
+          "max_train_steps": 4, "ema_decay": 0.5,
           "train_batch_size": 4}
 
 
@@ -67,7 +68,7 @@ def all_runs(folder: Path) -> None:
         done(f"{form} whole", max_train_steps=4, shard=shard)
         middle = str(folder / f"{form} whole" / "checkpoint-2")
         done(f"{form} again", max_train_steps=4, shard=shard, resume_from_checkpoint=middle)
-        done(f"{form} rivals", Rivals, optimizer="sgd", lr_scheduler="constant", shard=shard)
+        done(f"{form} rivals", Rivals, optimizer="sgd", lr_scheduler="constant", lr_warmup_steps=0, shard=shard)
         try:
             done(f"{form} none", NoLossInOne, shard=shard, logging_steps=1)
         except ArithmeticError as error:

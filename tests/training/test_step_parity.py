@@ -23,7 +23,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "UNet2DConditionModel": {**COMMON, "in_channels": 3, "out_channels": 3, "cross_attention_dim": 16,
                              "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
                              "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}}
-OPTIMISED = {"learning_rate": 1e-3, "lr_scheduler": "constant", "max_grad_norm": 1e9, "use_ema": False,
+OPTIMISED = {"learning_rate": 1e-3, "lr_scheduler": "constant", "lr_warmup_steps": 0, "max_grad_norm": 1e9, "use_ema": False,
              "gradient_accumulation_steps": 1}
 
 

@@ -35,7 +35,8 @@ def test_it_learns(tmp_path):
 
 
 def test_accumulated_batches_are_one(tmp_path):
-    common = {"max_train_steps": 3, "use_ema": False, "optimizer": "sgd", "learning_rate": 0.1, "lr_scheduler": "constant"}
+    common = {"max_train_steps": 3, "use_ema": False, "optimizer": "sgd", "learning_rate": 0.1, "lr_scheduler": "constant",
+              "lr_warmup_steps": 0}
     trainer(tmp_path / "apart", SameNoise, **common, train_batch_size=4, gradient_accumulation_steps=2).run()
     trainer(tmp_path / "as one", SameNoise, **common, train_batch_size=8, gradient_accumulation_steps=1).run()
     apart, one = (load_file(tmp_path / name / "diffusion_pytorch_model.safetensors") for name in ("apart", "as one"))
@@ -150,10 +151,10 @@ class RivalBursts(Rivals):
 @pytest.mark.parametrize(("task", "what"), [(Bursting, "the loss is nan"), (BurstingBackwards, "the gradient norm is nan"),
                                             (RivalBursts, "the critic loss is inf")])
 def test_what_is_not_finite_is_not_saved(tmp_path, task, what):
-    trainer(tmp_path, task, max_train_steps=2, lr_scheduler="constant").run()
+    trainer(tmp_path, task, max_train_steps=2, lr_scheduler="constant", lr_warmup_steps=0).run()
     before = left(tmp_path)
     with pytest.raises(ArithmeticError, match=f"{what} at step 4"):
-        trainer(tmp_path, task, lr_scheduler="constant").run()
+        trainer(tmp_path, task, lr_scheduler="constant", lr_warmup_steps=0).run()
     assert left(tmp_path) == before
 
 
@@ -178,9 +179,9 @@ def test_two_networks_are_trained(tmp_path):
     assert {path.name for path in (tmp_path / "whole" / "checkpoint-6").iterdir()} == {
         "generator.safetensors", "generator.optimizer.safetensors", "generator.average.safetensors", "critic.safetensors",
         "critic.optimizer.safetensors", "training.json"}
-    trainer(tmp_path / "stopped", Rivals, max_train_steps=4, lr_scheduler="constant").run()
-    trainer(tmp_path / "stopped", Rivals, lr_scheduler="constant").run()
-    trainer(tmp_path / "steady", Rivals, lr_scheduler="constant").run()
+    trainer(tmp_path / "stopped", Rivals, max_train_steps=4, lr_scheduler="constant", lr_warmup_steps=0).run()
+    trainer(tmp_path / "stopped", Rivals, lr_scheduler="constant", lr_warmup_steps=0).run()
+    trainer(tmp_path / "steady", Rivals, lr_scheduler="constant", lr_warmup_steps=0).run()
     assert left(tmp_path / "stopped") == left(tmp_path / "steady")
 
 
