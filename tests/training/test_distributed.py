@@ -21,9 +21,8 @@ pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="forks"), pytes
 ROUNDING = 2e-6
 """How far weights (below 1 in size) may be apart after four steps of gradient descent whose sums were taken in another order."""
 
-STEADY = {"optimizer": "sgd", "learning_rate": 0.05, "lr_scheduler": "constant", "lr_warmup_steps": 0,
-          "max_train_steps": 4, "ema_decay": 0.5,
-          "train_batch_size": 4}
+STEADY = {"optimizer": "sgd", "learning_rate": 0.05, "lr_scheduler": "constant", "lr_warmup_steps": 0, "max_train_steps": 4,
+          "ema_decay": 0.5, "train_batch_size": 4}
 
 
 class Showing(SameNoise):

@@ -115,7 +115,7 @@ def test_a_data_set(tmp_path):
 
 def test_without_the_library_a_data_set_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ModuleNotFoundError, match="calotype\\[train\\]"):
+    with pytest.raises(ModuleNotFoundError, match="pip install datasets"):
         Pictures.open(dataset_name="someone/pictures")
 
 

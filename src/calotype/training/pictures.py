@@ -239,5 +239,5 @@ def _load_dataset(name: str, config: str | None, **how: Any) -> Any:
         from datasets import load_dataset  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ModuleNotFoundError:
         raise ModuleNotFoundError(f"the data set {name!r} is read with the library `datasets`, which is not installed: "
-                                  "pip install 'calotype[train]'") from None
+                                  "pip install datasets") from None
     return load_dataset(name, config, **how)
