@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -157,6 +158,16 @@ def test_from_pictures_to_a_picture(config, here, diffusers):
     said = call("train", "unconditional", "--config", config, "--pretrained-model-name-or-path", here / "out",
                 "--resolution", 16, code=1)
     assert "resolution is 16, but the network" in said
+
+
+def test_a_launcher_starts_one_run_of_two_processes(config):
+    """Without a GPU too, where nothing but the launcher's environment tells that there are two."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "calotype",
+               "train", "unconditional", "--config", str(config), *map(str, SMALL), "--shard"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout + done.stderr).count("4 steps; loss") == 1
 
 
 def test_text_to_image(tiny, pictures, here, diffusers):

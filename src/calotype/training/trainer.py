@@ -282,6 +282,7 @@ def _accelerator(mixed_precision: str) -> Accelerator:
     """Accelerate's, of which a process has one state: a run before this one may have had another precision."""
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed_precision:
         AcceleratorState._reset_state()
-    accelerator = Accelerator(mixed_precision=mixed_precision)
+    # Without an accelerator Accelerate must be told, or it takes the processes of a launcher for runs of their own.
+    accelerator = Accelerator(mixed_precision=mixed_precision, cpu=not torch.accelerator.is_available())
     accelerator.gradient_accumulation_steps = 1  # whatever a launcher says: the settings do, and the loss is divided here
     return accelerator
