@@ -1,4 +1,4 @@
-"""Pictures and a tiny pipeline to train, made once."""
+"""Pictures and a tiny pipeline to train, made once, and a run."""
 
 from __future__ import annotations
 
@@ -19,3 +19,13 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pictures_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 pictures with captions. Nothing may be written there."""
     return make_pictures(tmp_path_factory.mktemp("pictures") / "shapes")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing interrupted."""
+    from .running import trainer  # which needs what training needs
+
+    folder = tmp_path_factory.mktemp("whole")
+    trainer(folder).run()
+    return folder

@@ -20,14 +20,6 @@ pytest.importorskip("accelerate")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The folder of a run that nothing interrupted."""
-    folder = tmp_path_factory.mktemp("whole")
-    trainer(folder).run()
-    return folder
-
-
 def hidden(folder) -> list[str]:
     return [path.name for path in folder.rglob(".*")]
 

@@ -16,14 +16,6 @@ pytest.importorskip("accelerate")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The folder of a run that nothing interrupted."""
-    folder = tmp_path_factory.mktemp("whole")
-    trainer(folder).run()
-    return folder
-
-
 # -- what a step is --------------------------------------------------------------------------------------------------
 
 

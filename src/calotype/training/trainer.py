@@ -243,7 +243,7 @@ class Trainer:
 
     def result(self) -> AbstractContextManager[Any]:
         """A context in which the networks are what a user gets: whole, averaged, for inference."""
-        return for_inference([player.network for player in self.task.players], list(self._averaged()))
+        return for_inference(self.networks(), list(self._averaged()))
 
     def _sample(self, step: int, progress: Progress) -> None:
         start = time.perf_counter()

@@ -14,10 +14,10 @@ from ...pipelines.base import DiffusionPipeline
 from ...prompts.encode import encode, tokenized
 from ..caches import LatentCache, TextCache, sample_moments
 from ..captions import Captions
-from ..objectives import Objective
 from ..settings import Noise, Optimisation, Run, Text
 from ..task import Batch, Groups, Place, Player, Task, parameter_count
 from .data import check_resolution, open_pictures
+from .denoising import objective_of, plainly
 
 _MOST_KEPT = 2**30  # bytes of hidden states on disk
 
@@ -60,12 +60,7 @@ class TextGuided(Task):
         self.denoiser = TextToNoise(self.pipeline.unet, self.pipeline.text_encoder if settings.train_text_encoder else None)
         self.trains()
         self.players = [Player("denoiser", self.denoiser, self.loss)]
-        scheduler = self.pipeline.scheduler
-        self.objective = Objective(
-            scheduler, prediction_type=settings.prediction_type, timestep_sampler=settings.timestep_sampler,
-            snr_gamma=settings.snr_gamma, noise_offset=settings.noise_offset, input_perturbation=settings.input_perturbation)
-        if settings.prediction_type:  # what is sampled with must read the output as it was trained
-            self.pipeline.scheduler = type(scheduler).from_config(scheduler.config, prediction_type=settings.prediction_type)
+        self.objective = objective_of(self.pipeline, settings)
         self.data: Any = self.pictures()
         self.groups: Groups = self.data.groups
 
@@ -190,9 +185,7 @@ def _loaded(settings: Any) -> Any:
     if missing:
         raise ValueError(f"{name!r} is a {type(pipeline).__name__}, and no text-to-image pipeline: it has no "
                          f"{', '.join(missing)}")
-    pipeline.fast = False  # layouts prepared for weights that change with each step would be in vain
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return plainly(pipeline)
 
 
 def _check_parts(pipeline: Any, name: str) -> None:

@@ -51,6 +51,8 @@ class Learned(nn.Module):
         self.encoder = encoder
         self.register_buffer("tokens", torch.tensor(tokens), persistent=False)
         self.embeddings = nn.Parameter(self._all()[tokens].clone())
+        every = encoder.get_input_embeddings().weight  # type: ignore[operator]
+        self._name = next(name for name, one in encoder.named_parameters() if one is every)
 
     tokens: Tensor
 
@@ -59,10 +61,8 @@ class Learned(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Any:
         """What the encoder gives for token ids [B, L], of which a mask [B, L] may leave out some."""
-        name = next(name for name, one in self.encoder.named_parameters()
-                    if one is self.encoder.get_input_embeddings().weight)  # type: ignore[operator]
         weight = self._all().index_copy(0, self.tokens, self.embeddings.to(self._all().dtype))
-        return torch.func.functional_call(self.encoder, {name: weight}, (ids, mask))
+        return torch.func.functional_call(self.encoder, {self._name: weight}, (ids, mask))
 
     @torch.no_grad()
     def put(self) -> None:

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ... import DDPMPipeline, DDPMScheduler, UNet2DModel
 from ...pipelines.base import DiffusionPipeline
-from ..objectives import Objective
 from ..settings import Data, Noise, Optimisation, Run
 from ..task import Batch, Place, Player, Task, parameter_count
 from .data import check_resolution, open_pictures
+from .denoising import objective_of, plainly
 
 
 class UnconditionalSettings(Run, Data, Optimisation, Noise):
@@ -39,19 +39,12 @@ class Unconditional(Task):
 
     def __init__(self, settings: UnconditionalSettings):
         self.settings = settings
-        self.pipeline = _pipeline(settings)
-        self.pipeline.fast = False  # layouts prepared for weights that change with each step would be in vain
-        self.pipeline.set_progress_bar_config(disable=True)
+        self.pipeline = plainly(_pipeline(settings))
         size, factor = self.pipeline.unet.config.sample_size, 2 ** (len(self.pipeline.unet.config.block_out_channels) - 1)
         check_resolution(settings, factor, "since the network halves its pictures so often")
         self.data = open_pictures(settings, size, bucket_step=factor)
         self.groups = self.data.groups
-        scheduler = self.pipeline.scheduler
-        self.objective = Objective(
-            scheduler, prediction_type=settings.prediction_type, timestep_sampler=settings.timestep_sampler,
-            snr_gamma=settings.snr_gamma, noise_offset=settings.noise_offset, input_perturbation=settings.input_perturbation)
-        if settings.prediction_type:  # what is sampled with must read the output as it was trained
-            self.pipeline.scheduler = type(scheduler).from_config(scheduler.config, prediction_type=settings.prediction_type)
+        self.objective = objective_of(self.pipeline, settings)
         self.players = [Player("unet", self.pipeline.unet, self.loss)]
 
     def loss(self, batch: Batch, place: Place) -> tuple[Tensor, dict[str, Tensor]]:
