@@ -15,6 +15,7 @@ from .base import SchedulerOutput
 from .betas import BetaScheduler
 from .entries import LATENT_BETAS, takes
 from .noise import Array, Levels
+from .prediction import Prediction
 from .table import Row
 
 _SIGMA_DATA = 0.5
@@ -84,22 +85,28 @@ class LCMScheduler(DistilledScheduler):
     timestep times `timestep_scaling`: the sample itself at timestep 0, and the model's clean sample elsewhere.
     """
 
-    def boundary(self, timestep: float) -> tuple[float, float]:
-        """`c_skip` and `c_out` at `timestep`."""
-        scaled = timestep * self.config.timestep_scaling
-        return _SIGMA_DATA**2 / (scaled**2 + _SIGMA_DATA**2), scaled / math.hypot(scaled, _SIGMA_DATA)
+    def boundary(self, timesteps: Any) -> tuple[Any, Any]:
+        """`c_skip` and `c_out` at `timesteps`."""
+        scaled = timesteps * self.config.timestep_scaling
+        return _SIGMA_DATA**2 / (scaled**2 + _SIGMA_DATA**2), scaled / np.hypot(scaled, _SIGMA_DATA)
+
+    def prediction(self, levels: Levels) -> Prediction:
+        """The clean sample is what the consistency function says of it; but where it is clipped, which comes in between."""
+        read, (skip, out) = super().prediction(levels), self.boundary(levels.timesteps)
+        return read if self._clip else read._replace(x0_x=skip + out * read.x0_x, x0_out=out * read.x0_out)
 
     def row(self, levels: Levels, i: int, **options: Any) -> Row:
-        """`x' = alpha' · (c_skip · x + c_out · x0) + sigma' · fresh`."""
-        (skip, out), alpha = self.boundary(levels.timesteps[i]), levels.alpha[i + 1]
+        """`x' = alpha' · f + sigma' · fresh`."""
+        alpha, (skip, out) = levels.alpha[i + 1], self.boundary(levels.timesteps[i]) if self._clip else (0.0, 1.0)
         return Row(x={i: alpha * skip}, m={i: alpha * out}, noise=levels.sigma[i + 1] if i < len(levels) - 1 else None)
 
     def step(self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, generator: Generators = None,
              return_dict: bool = True, variance_noise: Tensor | None = None) -> Any:
         """The sample [B, …] at the next timestep, and the consistency function; without `return_dict`, as a tuple."""
-        following, x0 = self._step(model_output, timestep, sample, generator, False, variance_noise)
-        skip, out = self.boundary(self._times[self._row or 0])
-        denoised = (x0 * out).add_(sample, alpha=skip)
+        following, denoised = self._step(model_output, timestep, sample, generator, False, variance_noise)
+        if self._clip:
+            skip, out = (float(weights[self._row]) for weights in self.boundary(self._current.timesteps))
+            denoised = (denoised * out).add_(sample, alpha=skip)
         return LCMSchedulerOutput(following, denoised) if return_dict else (following, denoised)
 
 
