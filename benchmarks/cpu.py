@@ -4,7 +4,8 @@
     python benchmarks/cpu.py --only bundled --rounds 30
     python benchmarks/cpu.py --threads 1           # CPU time of one thread: steadier where a machine is shared
 
-All ways are measured in turn in every round, on the same weights and inputs; figures are medians over the rounds.
+The compiled way takes a minute the first time; later its code is in `~/.cache/calotype`. All ways are measured in
+turn in every round, on the same weights and inputs; figures are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -102,6 +103,7 @@ def ways(unet: calotype.UNet2DConditionModel, sample: Tensor, text: Tensor) -> d
 
     return {
         "calotype": ours(sample),
+        "compiled": ours(sample, lambda: mock.patch.object(unet, "compiled_steps", True, create=True)),
         **{name: ours(sample, left_out) for name, left_out in LEFT_OUT.items()},
         "with the sample given twice": ours(twice),
         "plain (fast = False)": ours(twice, fast=False),
@@ -171,8 +173,9 @@ def main() -> None:
             measure("bundled", ways(*bundled()), options.rounds, clock)
         if options.only in (None, "stable-diffusion"):
             made = ways(*stable_diffusion(options.latent))
-            short = {name: made[name] for name in ("calotype", "without Winograd's convolutions", "with the sample given twice",
-                                                   "plain (fast = False)", "diffusers")}
+            few = ("calotype", "compiled", "without Winograd's convolutions", "with the sample given twice",
+                   "plain (fast = False)", "diffusers")
+            short = {name: made[name] for name in few}
             measure("stable-diffusion", short, max(options.rounds // 6, 1), clock)
 
 

@@ -51,6 +51,7 @@ PARTS = [  # in order of importance
     Part("check-recordings", "gpu_checks", "check_recordings", 40, 150),
     Part("ablation", "gpu_checks", "ablation", 90, 240),
     Part("kernels", "gpu_parts", "kernels", 40, 150),
+    Part("steady-own-compiled", "gpu_parts", "own_compiled", 120, 300),
     Part("batch", "gpu_parts", "batch", 70, 240),
     Part("memory", "gpu_parts", "memory", 60, 240),
     Part("steady-compiled", "gpu_parts", "steady_compiled", 200, 420),

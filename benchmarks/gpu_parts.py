@@ -6,11 +6,13 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
+from gpu_checks import psnr
 from gpu_setting import GIB, Setting, arithmetic, decoding, picture, prediction
 
 import calotype
@@ -94,6 +96,27 @@ def steady_compiled(setting: Setting) -> dict[str, Any]:
     found = {"first": first, "second": second,
              "seconds": [setting.seconds(lambda: picture(setting, pipe)) for _ in range(setting.size.rounds)]}
     return {"ways": {"diffusers, compiled": found}, "steps": setting.size.steps, "tflop": arithmetic(setting)}
+
+
+def own_compiled(setting: Setting) -> dict[str, Any]:
+    """Calotype with `pipe.compile()`: the first picture with nothing compiled yet, further ones, and the first of a new pipeline,
+    which finds the code in its folder. The picture must be that of the plain way, up to half precision.
+    """
+    if not setting.cuda:
+        return {"skipped": "it needs a GPU"}
+    plain = picture(setting, setting.load("calotype", False), output_type="np")
+    with tempfile.TemporaryDirectory(dir=setting.work) as folder:
+        os.environ |= {"CALOTYPE_CACHE": folder, "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor"}
+        pipe = setting.load("calotype").compile()
+        found: dict[str, Any] = {"first": setting.seconds(lambda: picture(setting, pipe))}
+        apart = psnr(picture(setting, pipe, output_type="np"), plain)
+        found["seconds"] = [setting.seconds(lambda: picture(setting, pipe)) for _ in range(setting.size.rounds)]
+        again = setting.load("calotype").compile()
+        other = {"first": setting.seconds(lambda: picture(setting, again)),
+                 "seconds": [setting.seconds(lambda: picture(setting, again))]}
+    if apart < 35:
+        raise AssertionError(f"compiled, the picture is only {apart:.1f} dB from the plain one")
+    return {"ways": {"calotype, compiled": found, "calotype, compiled before": other}, "psnr": apart}
 
 
 def batch(setting: Setting) -> dict[str, Any]:

@@ -65,7 +65,8 @@ def _environment(results: dict[str, Any]) -> list[str]:
 def _steady(results: dict[str, Any]) -> list[str]:
     """Both kinds of steady state in one table; ratios to Calotype by default, and the floor that arithmetic sets."""
     found = results["steady"]
-    ways = {**found["ways"], **results.get("steady-compiled", {}).get("ways", {})}
+    ways = {**found["ways"], **results.get("steady-own-compiled", {}).get("ways", {}),
+            **results.get("steady-compiled", {}).get("ways", {})}
     base = statistics.median(found["ways"]["calotype"]["seconds"])
     rate = results.get("environment", {}).get("matmul_tflops")
     floor = found["tflop"]["picture"] / rate if rate else None

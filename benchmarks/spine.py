@@ -18,6 +18,8 @@ from pathlib import Path
 
 PROMPT = "An image of a squirrel in Picasso style"
 HERE = Path(__file__).resolve()
+PARTS = ("cold", "command", "warm", "compiled", "load")
+COMPILED = {"calotype": "calotype-compiled", "diffusers": "diffusers"}
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
 
 
@@ -54,7 +56,9 @@ def warm(library: str) -> None:
     """Seconds of the third and fourth picture of 50 steps."""
     import torch
 
-    pipe = load(library, str(bundled()), "float32")
+    pipe = load(library.removesuffix("-compiled"), str(bundled()), "float32")
+    if library == "calotype-compiled":
+        pipe.compile()
     seconds = []
     for _ in range(3):
         started = time.perf_counter()
@@ -133,9 +137,9 @@ def in_turns(runs: int, measure):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--only", choices=("cold", "command", "warm", "load"))
+    parser.add_argument("--only", choices=PARTS)
     options = parser.parse_args()
-    wanted = (options.only,) if options.only else ("cold", "command", "warm", "load")
+    wanted = (options.only,) if options.only else PARTS
     import torch
 
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
@@ -158,6 +162,9 @@ def main() -> None:
         if "warm" in wanted:
             seconds = in_turns(options.runs, lambda name: min(json.loads(process("warm", name)[1])))
             report("50 steps, warm", seconds)
+        if "compiled" in wanted:  # the first of these takes a minute more
+            seconds = in_turns(options.runs, lambda name: min(json.loads(process("warm", COMPILED[name])[1])))
+            report("50 steps, warm, pipe.compile()", seconds)
         if "load" in wanted:
             process("make", folder)
             found: dict[str, list[float]] = {"calotype": [], "diffusers": []}

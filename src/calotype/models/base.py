@@ -169,6 +169,11 @@ class Model(nn.Module, Configured):
                 vars(module)["backend"] = name
         vars(self).pop("_recordings", None)
 
+    def compile_steps(self, enabled: bool = True) -> None:
+        """Have the calls of a generation compiled from now on: see `DiffusionPipeline.compile`."""
+        self.compiled_steps = enabled
+        vars(self).pop("_recordings", None)
+
     # -- training -----------------------------------------------------------------------------------------------------
 
     def enable_gradient_checkpointing(self) -> None:

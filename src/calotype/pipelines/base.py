@@ -17,6 +17,7 @@ from torch import nn
 from ..config import Configured, FrozenConfig
 from ..files import read_json, staged_folder
 from ..hub import split_options
+from ..models.base import Model
 from ..outputs import Output
 from ..registry import PIPELINES, entry, find, known
 from ..runtime.offload import check_stays
@@ -231,6 +232,24 @@ class DiffusionPipeline(Offloading, Configured):
         for model in self._models():
             for target in targets:
                 model.to(target)
+        return self
+
+    def compile(self: _Self, enabled: bool = True) -> _Self:
+        """Have the steps of generations compiled: quicker ones, after the first generation of each size took a minute longer.
+
+        PyTorch's inductor fuses what stands between convolutions and matrix products; pictures change by rounding. The code is
+        kept in `~/.cache/calotype/compiled` (or below `CALOTYPE_CACHE`): another process has it in seconds, and so has a
+        model with other weights of the same shapes. On a CPU it takes a C++ compiler. What cannot be compiled runs as usual.
+
+        Args:
+            enabled: whether to, or not any more.
+
+        Returns:
+            The pipeline itself.
+        """
+        for model in self._models():
+            if isinstance(model, Model):
+                model.compile_steps(enabled)
         return self
 
     # -- while it runs --------------------------------------------------------------------------------------------------

@@ -101,11 +101,14 @@ def _group_norm(norm: nn.GroupNorm, x: Tensor, shift: Tensor | None, silu: bool)
 
 
 def _may_use(x: Tensor) -> bool:
-    """Whether kernels are wanted here, and might take such a tensor. Compilers fuse the plain operators themselves."""
+    """Whether kernels are wanted here, and might take such a tensor.
+
+    Who looks at operators (a compiler, which fuses them itself; a recorder; a counter of products) sees the plain ones.
+    """
     return (
-        not torch.compiler.is_compiling() and current() is not None and (x.is_cuda or _INTERPRETED)
-        and not torch.is_grad_enabled() and type(x) is Tensor and x.dtype in _TOLERANCES and x.numel() > 0
-        and not torch.is_autocast_enabled(x.device.type)
+        not torch.compiler.is_compiling() and not torch._C._len_torch_dispatch_stack() and current() is not None
+        and (x.is_cuda or _INTERPRETED) and not torch.is_grad_enabled() and not torch.is_autocast_enabled(x.device.type)
+        and type(x) is Tensor and x.dtype in _TOLERANCES and x.numel() > 0
     )
 
 

@@ -2,7 +2,7 @@
 
 On a GPU the recording is a CUDA graph: one launch instead of a thousand. On the CPU it is a `Tape`. Either repeats what
 was done on the very same memory, so sample, text and time are copied to where the recording reads them. What cannot be
-repeated, or has changed since, runs as usual.
+repeated, or has changed since, runs as usual. A model with `compiled_steps` has its call compiled first.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import threading
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from . import packed
+from .compiled import Compiled
 from .cuda_graph import CudaGraph, prepared
 from .offload import in_parts
 from .scope import Scope, current, touched
@@ -102,7 +104,8 @@ def _recorded(
     if calls is None or _watched(model, sample.is_cuda):
         return None
     kept.calls[key] = calls + 1
-    if calls < _CALLS_BEFORE[sample.device.type] or not all(each is None or each.ready for each in (time, text)):
+    before = 1 if _compiles(model) else _CALLS_BEFORE[sample.device.type]
+    if calls < before or not all(each is None or each.ready for each in (time, text)):
         return None
     try:
         recording = _Recording(model, sample, time, text, scope)
@@ -124,7 +127,12 @@ class _Recording:
         self.served: weakref.ref[Condition] | None = None  # the text whose generation it served last
         self.tensors, self.parts = _tensors(model), _parts(model)
         function = partial(_predict, model, self.sample, self.time, self.text)
-        self.run: Tape | CudaGraph = CudaGraph(function) if sample.is_cuda else Tape(function)
+        compiled = _compiled(model, function) if _compiles(model) else None
+        self.run: Tape | CudaGraph | Compiled
+        if sample.is_cuda:
+            self.run = CudaGraph(compiled.replay if compiled else function)
+        else:
+            self.run = compiled or Tape(function)
         self.prepared = packed.marks(scope & set(model.modules()))
         scope.add(model)
 
@@ -149,6 +157,19 @@ class _Recording:
         result = self.run.replay()
         time.receive(self.time)
         return result
+
+
+def _compiles(model: nn.Module) -> bool:
+    return getattr(model, "compiled_steps", False)
+
+
+def _compiled(model: nn.Module, function: Callable[[], Tensor]) -> Compiled | None:
+    """`function()`, compiled, if that is possible."""
+    try:
+        return Compiled(function)
+    except Exception as error:  # compilers raise what they like
+        _log.warning("%s runs without being compiled: %s", type(model).__name__, str(error).strip().split("\n")[0])
+        return None
 
 
 def _predict(model: nn.Module, sample: Tensor, time: Any, text: Any) -> Tensor:
