@@ -154,9 +154,24 @@ def precision() -> None:
         print(f"| {timestep} | " + " | ".join(f"{alone:.1e}, {both:.1e}" for alone, both in apart) + " |", flush=True)
 
 
+def texts(rounds: int) -> None:
+    """What it takes to encode a prompt and no negative one: new ones, the empty text known, and both known."""
+    pipe = calotype.StableDiffusionPipeline.from_pretrained("calotype/emoji", safety_checker=None)
+    seconds: dict[str, list[float]] = {"nothing is remembered": [], "another prompt": [], "the same prompt": []}
+    for i in range(rounds):
+        for way, took in seconds.items():
+            pipe.fast = way != "nothing is remembered"
+            started = time.perf_counter()
+            pipe.encode_prompt("a cat" if way == "the same prompt" else f"a cat, {i}")
+            took.append(time.perf_counter() - started)
+    print("\nencoding a prompt and no negative one, milliseconds\n\n| | ms |\n|---|---|")
+    for way, took in seconds.items():
+        print(f"| {way} | {1000 * statistics.median(took):.1f} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("bundled", "stable-diffusion", "precision"))
+    parser.add_argument("--only", choices=("bundled", "stable-diffusion", "precision", "texts"))
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--latent", type=int, default=64, help="height and width of Stable Diffusion's latents")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -169,6 +184,8 @@ def main() -> None:
     with torch.no_grad():
         if options.only in (None, "precision"):
             precision()
+        if options.only in (None, "texts"):
+            texts(options.rounds)
         if options.only in (None, "bundled"):
             measure("bundled", ways(*bundled()), options.rounds, clock)
         if options.only in (None, "stable-diffusion"):

@@ -22,7 +22,7 @@ from ..scheduler_names import named_scheduler
 from ..tasks import defaults, turned
 from ..words import listing, nearest, some
 from .options import Saving, Source
-from .saving import check_writable, numbered, save, save_sheet
+from .saving import check_writable, numbered, save_sheet, saved_beside
 
 _MOST_TOGETHER, _PIXELS_TOGETHER = 4, 4 * 512 * 512  # pictures in a batch, and pixels in all of them
 
@@ -110,19 +110,20 @@ def make(
     Then the contact sheet, in `columns`.
     """
     start, made = time.perf_counter(), {}
-    for batch in _batches([one for one in wanted if not one.there], facts["height"] * facts["width"]):
-        recipe = Recipe(prompt=batch[0].prompt, seed=batch[0].seed, batch=len(batch), **facts)
-        names = [one.path.name if one.path else f"seed {one.seed}" for one in batch]
-        with progress(some(names, 2)) as on_step:
-            pictures = recipe.pictures(pipeline, on_step, given)
-        for i, (one, picture) in enumerate(zip(batch, pictures, strict=True)):
-            if one.path:
-                height, width = (picture.height, picture.width) if recipe.task == "unconditional" else (
-                    recipe.height, recipe.width)
-                save(replace(recipe, seed=one.seed, index=i, height=height, width=width), picture, one.path,
-                     f", {time.perf_counter() - start:.1f} s")
-            if saving.grid:
-                made[id(one)] = picture
+    with saved_beside() as keep:
+        for batch in _batches([one for one in wanted if not one.there], facts["height"] * facts["width"]):
+            recipe = Recipe(prompt=batch[0].prompt, seed=batch[0].seed, batch=len(batch), **facts)
+            names = [one.path.name if one.path else f"seed {one.seed}" for one in batch]
+            with progress(some(names, 2)) as on_step:
+                pictures = recipe.pictures(pipeline, on_step, given)
+            for i, (one, picture) in enumerate(zip(batch, pictures, strict=True)):
+                if one.path:
+                    height, width = (picture.height, picture.width) if recipe.task == "unconditional" else (
+                        recipe.height, recipe.width)
+                    keep(replace(recipe, seed=one.seed, index=i, height=height, width=width), picture, one.path,
+                         f", {time.perf_counter() - start:.1f} s")
+                if saving.grid:
+                    made[id(one)] = picture
     if saving.grid:
         save_sheet([made[id(one)] if id(one) in made else _opened(one.path) for one in wanted], saving.grid, columns)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,26 @@ def save(recipe: Recipe, picture: Any, path: Path, about: str = "") -> None:
         _save_plain(picture, path)
         about += ", without its recipe: only a PNG keeps one"
     typer.echo(f"saved {path} ({picture.width}x{picture.height}, seed {recipe.seed}{about})")
+
+
+@contextmanager
+def saved_beside() -> Iterator[Callable[..., None]]:
+    """To be called as `save`, which then works beside what comes next: a large PNG takes as long as some steps on a GPU.
+
+    At the end of the block all is saved, also after an error in it; what cannot be saved is an error at the next call, or there.
+    """
+    pending: list[Future[None]] = []
+    with ThreadPoolExecutor(1) as beside:
+
+        def keep(*args: Any) -> None:
+            for one in pending:
+                if one.done():
+                    one.result()
+            pending.append(beside.submit(save, *args))
+
+        yield keep
+    for one in pending:
+        one.result()
 
 
 def _save_plain(picture: Any, path: Path) -> None:

@@ -15,6 +15,7 @@ from ..images import postprocess
 from ..images.vae_processor import VaeImageProcessor
 from ..models.merging import at_scale
 from ..prompts.encode import Prompt, encode_pair
+from ..prompts.remembered import remembering
 from ..randomness import Generators
 from ..schedulers.table import Table
 from .base import DiffusionPipeline, ImagePipelineOutput
@@ -87,7 +88,7 @@ class LatentPipeline(LoraAdapters, DiffusionPipeline):
         `lora_scale`: how much adapters of the text encoder count here, beside what `set_adapters` said.
         """
         scaled = nullcontext() if lora_scale is None else at_scale([self.text_encoder], lora_scale)
-        with torch.no_grad(), scaled:
+        with torch.no_grad(), scaled, remembering(self.fast):
             wanted, unwanted = encode_pair(
                 self.tokenizer, self.text_encoder, prompt, negative_prompt, num_images_per_prompt,
                 do_classifier_free_guidance, prompt_embeds, negative_prompt_embeds, clip_skip, self.unet.dtype, **options)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .chunks import encode_chunks, split, warn_of_loss
+from .remembered import remembered
 from .syntax import parse
 from .textual_inversion import expand_tokens
 
@@ -42,6 +43,10 @@ def _masked(text_encoder: Any) -> bool:
 
 
 def _states(text_encoder: Any, ids: Tensor, mask: Tensor | None, clip_skip: int | None) -> Tensor:
+    return remembered(text_encoder, ids, mask, clip_skip, lambda: _encoded(text_encoder, ids, mask, clip_skip))
+
+
+def _encoded(text_encoder: Any, ids: Tensor, mask: Tensor | None, clip_skip: int | None) -> Tensor:
     ids, mask = ids.to(text_encoder.device), None if mask is None else mask.to(text_encoder.device)
     if clip_skip is None:
         return text_encoder(ids, attention_mask=mask).last_hidden_state

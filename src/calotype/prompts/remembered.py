@@ -1,0 +1,113 @@
+"""The hidden states of texts that were encoded lately: of no negative prompt above all, and of a prompt for several pictures."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from ..runtime.packed import version
+from ..runtime.scope import touched
+
+_KEPT = 16  # batches of texts an encoder remembers
+
+_scope: ContextVar[set[nn.Module] | None] = ContextVar("remembering", default=None)
+"""Inside `remembering`: the encoders that were found to be what they were."""
+
+
+class _Memory:
+    """What one text encoder, as it is, made of token ids."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.glance: Any = None
+        self.norms: Tensor | None = None
+        self.states: OrderedDict[Any, Tensor] = OrderedDict()
+
+    def check(self, encoder: nn.Module) -> None:
+        """Forget everything if the encoder is not what it was."""
+        glance, norms = _glance(encoder), _norms(encoder)
+        if self.norms is None or glance != self.glance or not torch.equal(norms, self.norms):
+            self.states.clear()
+        self.glance, self.norms = glance, norms
+
+    def recall(self, key: Any) -> Tensor | None:
+        if key in self.states:
+            self.states.move_to_end(key)
+        return self.states.get(key)
+
+    def remember(self, key: Any, states: Tensor) -> None:
+        self.states[key] = states
+        if len(self.states) > _KEPT:
+            self.states.popitem(last=False)
+
+
+_memories: WeakKeyDictionary[nn.Module, _Memory] = WeakKeyDictionary()
+
+
+@contextmanager
+def remembering(enabled: bool = True) -> Iterator[None]:
+    """Let texts that were encoded in such a block be known in the next: to the last bit what the encoder said of them.
+
+    Encoders must not change inside the block.
+    """
+    token = _scope.set(set() if enabled else None)
+    try:
+        yield
+    finally:
+        _scope.reset(token)
+
+
+def remembered(
+    encoder: nn.Module, ids: Tensor, mask: Tensor | None, clip_skip: int | None, encode: Callable[[], Tensor]
+) -> Tensor:
+    """`encode()`, which is what `encoder` makes of these token ids, or a copy of what it said before."""
+    checked = _scope.get()
+    if checked is None or not _is_a_function(encoder):
+        return encode()
+    memory = _memories.setdefault(encoder, _Memory())
+    key = ids.shape, tuple(ids.flatten().tolist()), None if mask is None else tuple(mask.flatten().tolist()), clip_skip
+    if not memory.lock.acquire(blocking=False):  # another thread is at it
+        return encode()
+    try:
+        if encoder not in checked:
+            memory.check(encoder)
+            checked.add(encoder)
+        states = memory.recall(key)
+        if states is None:
+            states = encode()
+            memory.remember(key, states)
+        return states.clone()
+    finally:
+        memory.lock.release()
+
+
+def _is_a_function(encoder: nn.Module) -> bool:
+    """Whether the same ids give the same states, nobody wants gradients, and nobody is told of a call."""
+    device = next((parameter.device.type for parameter in encoder.parameters()), "cpu")
+    return not (torch.is_grad_enabled() or encoder.training or torch.is_autocast_enabled(device) or _has_any_global_hook()
+                or torch._C._len_torch_dispatch_stack() or any(touched(part) for part in encoder.modules()))
+
+
+def _glance(encoder: nn.Module) -> Any:
+    """What tells at a glance whether an encoder is still the same: its parts, and where its tensors are."""
+    return ([(type(part), getattr(part, "backend", None), part.training) for part in encoder.modules()],
+            [(tensor.data_ptr(), version(tensor), tensor.dtype) for tensor in _tensors(encoder)])
+
+
+def _norms(encoder: nn.Module) -> Tensor:
+    """[tensors] norms: in-place changes through `.data` leave a tensor's version as it is."""
+    return torch.stack([*torch._foreach_norm([tensor for tensor in _tensors(encoder) if tensor.is_floating_point()],
+                                             dtype=torch.float32)])
+
+
+def _tensors(encoder: nn.Module) -> list[Tensor]:
+    return [*encoder.parameters(), *encoder.buffers()]
