@@ -53,9 +53,9 @@ def test_even_choices():
 
 
 @pytest.mark.parametrize(("text", "said"), [
-    ("{", "metadata.jsonl', line 1 is not JSON"), ("[1]", "line 1 is a JSON list"), ('{"text": "x"}', "names no picture"),
-    ('{"file_name": "a.png", "text": 3}', "text is 3"), ('{"file_name": "a.png", "label": 3}', "label is 3, but must be a text"),
-    ('{"file_name": "a.png"}', "has 1 pictures, and an evaluation needs at least 2")])
+    ("{", "metadata.jsonl' is damaged: it is not JSON"), ('{"text": "x"}', "has no column 'file_name'"),
+    ('{"file_name": "a.png", "text": 3}', "a.png' is 3"), ('{"file_name": "a.png", "label": 3}', "label is 3, but must be a text"),
+    ('{"file_name": "a.png"}', "has 1 picture, and an evaluation needs at least 2")])
 def test_bad_rows(tmp_path, text, said):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     (tmp_path / "metadata.jsonl").write_text(text)
@@ -65,10 +65,10 @@ def test_bad_rows(tmp_path, text, said):
 
 
 def test_pictures_that_are_not_there(tmp_path):
-    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png"}\n{"file_name": "b.png"}')
-    with pytest.raises(FileNotFoundError, match="lacks pictures that its metadata.jsonl names: a.png, b.png"):
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png"}')
+    with pytest.raises(FileNotFoundError, match="names 'a.png', which is not there"):
         read_rows(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no data set"):
+    with pytest.raises(FileNotFoundError, match="is not there; a folder of pictures is needed"):
         read_rows(tmp_path / "nowhere")
 
 

@@ -62,6 +62,7 @@ def weights(change: str) -> Any:
                 block.resnets[0].conv1.weight.data.mul_(1.2)
                 block.attentions[0].transformer_blocks[0].attn2.to_k.weight.data.mul_(1.2)
                 pipe.vae.decoder.conv_in.weight.data.mul_(1.1)
+                pipe.text_encoder.text_model.final_layer_norm.weight.data.mul_(1.2)
             elif change == "put in":
                 block.resnets[0].norm2.weight = torch.nn.Parameter(block.resnets[0].norm2.weight * 1.2)
             else:

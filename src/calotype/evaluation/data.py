@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..images.conversion import pil_to_tensor
 from ..inputs import read_input
-from ..words import some
+from ..training.entries import as_captions
+from ..training.folders import folder_entries
 
 TRAINED = (None, "train")
 """What `split` is of pictures and prompts that a model was trained on; of others it is `held_out`, or whatever it is called."""
@@ -43,37 +44,18 @@ class Prompt:
 
 
 def read_rows(folder: str | os.PathLike[str]) -> list[Row]:
-    """The pictures of a folder with a `metadata.jsonl`: rows of `file_name`, `text` (one or a list), `label`, `style`, `split`.
-
-    Without that file, all pictures in it. They are not opened.
+    """The pictures of a folder as training reads them (`training.folders`), with `text`, `label`, `style` and `split` from their
+    metadata where there are such columns. They are not opened.
 
     Raises:
         ValueError: a row that is none, or fewer than two pictures; names the file and the line. FileNotFoundError: none there.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no data set {str(folder)!r}: a folder of pictures with a metadata.jsonl is needed")
-    path = folder / "metadata.jsonl"
-    if path.is_file():
-        rows = [_row(folder, number, entry, path) for number, entry in _lines(path)]
-    else:
-        rows = [Row(file) for file in sorted(folder.rglob("*")) if file.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")]
+    entries = folder_entries(folder, None)
+    rows = [Row(entry.image, as_captions(entry.row.get("text"), entry.name), **_facts(entry.row, entry.name))
+            for entry in entries]
     if len(rows) < 2:
-        raise ValueError(f"{str(folder)!r} has {len(rows)} pictures, and an evaluation needs at least 2")
-    if missing := [Path(row.path).name for row in rows if not Path(row.path).is_file()]:
-        raise FileNotFoundError(f"{str(folder)!r} lacks pictures that its metadata.jsonl names: {some(missing, 3)}")
+        raise ValueError(f"{str(folder)!r} has {len(rows)} picture, and an evaluation needs at least 2")
     return rows
-
-
-def _row(folder: Path, number: int, entry: Mapping[str, Any], path: Path) -> Row:
-    where = f"{str(path)!r}, line {number}"
-    texts = entry.get("text", [])
-    texts = [texts] if isinstance(texts, str) else texts
-    if not isinstance(entry.get("file_name"), str):
-        raise ValueError(f"{where} names no picture: file_name is {entry.get('file_name')!r:.80}")
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"{where}: text is {texts!r:.80}, but must be a text or a list of texts")
-    return Row(folder / entry["file_name"], tuple(texts), **_facts(entry, where))
 
 
 def read_prompts(path: str | os.PathLike[str], seed: int = 0, count: int | None = None) -> list[Prompt]:

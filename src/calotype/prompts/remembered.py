@@ -105,8 +105,9 @@ def _glance(encoder: nn.Module) -> Any:
 
 def _norms(encoder: nn.Module) -> Tensor:
     """[tensors] norms: in-place changes through `.data` leave a tensor's version as it is."""
-    return torch.stack([*torch._foreach_norm([tensor for tensor in _tensors(encoder) if tensor.is_floating_point()],
-                                             dtype=torch.float32)])
+    numbers = [tensor for tensor in _tensors(encoder) if tensor.is_floating_point()]
+    wide = torch.float64 if any(tensor.dtype is torch.float64 for tensor in numbers) else torch.float32
+    return torch.stack([*torch._foreach_norm(numbers, dtype=wide)])
 
 
 def _tensors(encoder: nn.Module) -> list[Tensor]:

@@ -114,23 +114,23 @@ _layouts: ContextVar[Sequence[Tensor]] = ContextVar("layouts")
 
 def _replace_layouts(traced: GraphModule) -> list[Tensor]:
     """Take oneDNN's layouts out of a graph: a compiler cannot look at them. Their convolutions are told a number instead."""
-    layouts, shapes = list[Tensor](), dict[Node, Tensor]()
+    layouts, shapes = list[Tensor](), dict[Node, tuple[list[int], list[int]]]()
 
     class Shapes(Interpreter):
         def run_node(self, n: Node) -> Any:
             result = super().run_node(n)
             if n.target is torch.ops.mkldnn._convolution_pointwise.default:
-                shapes[n] = result
+                shapes[n] = list(result.shape), list(result.stride())
             return result
 
     if not any(node.target is torch.ops.mkldnn._convolution_pointwise.default for node in traced.graph.nodes):
         return layouts
     Shapes(traced).run()
-    for node, result in shapes.items():
+    for node, shape in shapes.items():
         x, layout, *others = node.args
         with traced.graph.inserting_before(node):
             instead = traced.graph.call_function(
-                _convolution(), (x, len(layouts), *others[:5], list(result.shape), list(result.stride())))
+                _convolution(), (x, len(layouts), *others[:5], *shape))
         layouts.append(getattr(traced, layout.target))  # type: ignore[union-attr,arg-type]
         node.replace_all_uses_with(instead)
         traced.graph.erase_node(node)
