@@ -12,6 +12,7 @@ from torch import nn
 
 import calotype
 from calotype.runtime import offload
+from calotype.runtime.cuda_graph import CudaGraph
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
@@ -77,3 +78,21 @@ def test_2048_pixels_in_less_than_four_gigabytes():
     model.disable_tiling()
     plain = model.decode(z).sample
     assert (striped - plain).abs().max() <= 2e-2 * plain.abs().max()
+
+
+def test_compiled_steps_are_captured_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("CALOTYPE_CACHE", str(tmp_path))
+    pipe = calotype.DiffusionPipeline.from_pretrained("calotype/emoji").to("cuda")
+    pipe.set_progress_bar_config(disable=True)
+
+    def draw():
+        return pipe("a cat", num_inference_steps=6, generator=torch.Generator("cuda").manual_seed(0), output_type="np").images
+
+    pipe.fast = False
+    expected = draw()
+    pipe.fast = True
+    pipe.compile()
+    for _ in range(2):
+        assert np.abs(draw() - expected).max() <= 3 / 255
+    (held,) = vars(pipe.unet)["_recordings"].by_inputs.values()
+    assert isinstance(held.run, CudaGraph) and len(list((tmp_path / "compiled").iterdir())) == 1

@@ -54,7 +54,8 @@ def test_even_choices():
 
 @pytest.mark.parametrize(("text", "said"), [
     ("{", "metadata.jsonl' is damaged: it is not JSON"), ('{"text": "x"}', "has no column 'file_name'"),
-    ('{"file_name": "a.png", "text": 3}', "a.png' is 3"), ('{"file_name": "a.png", "label": 3}', "label is 3, but must be a text"),
+    ('{"file_name": "a.png", "text": 3}', "a.png' is 3"),
+    ('{"file_name": "a.png", "label": 3}', "label is 3, but must be a text"),
     ('{"file_name": "a.png"}', "has 1 picture, and an evaluation needs at least 2")])
 def test_bad_rows(tmp_path, text, said):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")

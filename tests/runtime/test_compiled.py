@@ -65,7 +65,7 @@ def near(a: Tensor, b: Tensor) -> bool:
 @needs_compiler
 def test_a_generation_is_compiled_once_and_for_other_weights_too(compilations: list[Any], kept: Path) -> None:
     unet = small()
-    unet.compile_steps()
+    unet.compile_repeated_blocks(fullgraph=True)  # Diffusers' name
     assert near(generate(unet, 1), plainly(unet, seed=1))
     (held,) = vars(unet)["_recordings"].by_inputs.values()
     assert isinstance(held.run, Compiled) and len(compilations) == 1

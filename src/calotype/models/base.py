@@ -174,6 +174,10 @@ class Model(nn.Module, Configured):
         self.compiled_steps = enabled
         vars(self).pop("_recordings", None)
 
+    def compile_repeated_blocks(self, *args: Any, **kwargs: Any) -> None:
+        """`compile_steps`, by the name that Diffusers has for the nearest thing; arguments of `torch.compile` change nothing."""
+        self.compile_steps()
+
     # -- training -----------------------------------------------------------------------------------------------------
 
     def enable_gradient_checkpointing(self) -> None:
