@@ -7,6 +7,8 @@ measures that, and the bounds of the others are of its size.
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,8 @@ PROMPTS = [
     "an apple in twemoji style", "a cat face", "a robot", "an emoji of a ghost", "a fire engine in fluent style", "a tree", "",
     "a house with a garden",
 ]
-SCHEDULERS = ["DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler", "PNDMScheduler"]
+CASES = [("DDIMScheduler", 3.0), ("DDPMScheduler", 7.5), ("EulerDiscreteScheduler", 3.0), ("PNDMScheduler", 7.5)]
+OTHERS = [("DDIMScheduler", 7.5), ("DDPMScheduler", 3.0), ("EulerDiscreteScheduler", 7.5), ("PNDMScheduler", 3.0)]
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +53,7 @@ def assert_same(made, expected, differ: float, by_more_than_one: float = 0.0):
     assert (away > 0).mean() <= differ
 
 
-@pytest.mark.parametrize("guidance", [3.0, 7.5])
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize(("name", "guidance"), [*CASES, *(OTHERS if os.environ.get("CALOTYPE_EVERY_CASE") else [])])
 def test_twelve_prompts(diffusers, theirs, ours, name, guidance):
     theirs.scheduler = getattr(diffusers, name).from_config(theirs.scheduler.config)
     ours.scheduler = getattr(calotype, name).from_config(ours.scheduler.config)

@@ -76,6 +76,10 @@ class Scheduler(SchedulerMixin):
         """How the model's output is read at each level."""
         return read_prediction(self._kind, levels)
 
+    def _reading(self, levels: Levels) -> Prediction:
+        """What rows take for the clean sample and the noise: `prediction`, unless the solver mixes something made of them."""
+        return self.prediction(levels)
+
     @property
     def highest_timestep(self) -> float:
         """The timestep of pure noise."""
@@ -136,7 +140,7 @@ class Scheduler(SchedulerMixin):
         return table
 
     def _tabulate(self, levels: Levels, options: dict[str, Any]) -> Table:
-        return Table(levels, self.rows(levels, **options), self.prediction(levels), self.memory, self._clip,
+        return Table(levels, self.rows(levels, **options), self._reading(levels), self.memory, self._clip,
                      self.timesteps_of(levels), self.input_scale(levels), self.initial_noise_scale(levels))
 
     @classmethod

@@ -90,9 +90,9 @@ class LCMScheduler(DistilledScheduler):
         scaled = timesteps * self.config.timestep_scaling
         return _SIGMA_DATA**2 / (scaled**2 + _SIGMA_DATA**2), scaled / np.hypot(scaled, _SIGMA_DATA)
 
-    def prediction(self, levels: Levels) -> Prediction:
-        """The clean sample is what the consistency function says of it; but where it is clipped, which comes in between."""
-        read, (skip, out) = super().prediction(levels), self.boundary(levels.timesteps)
+    def _reading(self, levels: Levels) -> Prediction:
+        """For the clean sample the consistency function; but not where that sample is clipped, which comes in between."""
+        read, (skip, out) = self.prediction(levels), self.boundary(levels.timesteps)
         return read if self._clip else read._replace(x0_x=skip + out * read.x0_x, x0_out=out * read.x0_out)
 
     def row(self, levels: Levels, i: int, **options: Any) -> Row:
