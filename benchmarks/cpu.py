@@ -103,7 +103,7 @@ def ways(unet: calotype.UNet2DConditionModel, sample: Tensor, text: Tensor) -> d
 
     return {
         "calotype": ours(sample),
-        "compiled": ours(sample, lambda: mock.patch.object(unet, "compiled_steps", True, create=True)),
+        "compiled": ours(sample, lambda: mock.patch.object(unet, "compiled_steps", True)),
         **{name: ours(sample, left_out) for name, left_out in LEFT_OUT.items()},
         "with the sample given twice": ours(twice),
         "plain (fast = False)": ours(twice, fast=False),

@@ -19,7 +19,6 @@ from pathlib import Path
 PROMPT = "An image of a squirrel in Picasso style"
 HERE = Path(__file__).resolve()
 PARTS = ("cold", "command", "warm", "compiled", "load")
-COMPILED = {"calotype": "calotype-compiled", "diffusers": "diffusers"}
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
 
 
@@ -52,12 +51,12 @@ def cold(library: str, out: str) -> None:
     pipe(PROMPT, generator=torch.Generator().manual_seed(0)).images[0].save(out)
 
 
-def warm(library: str) -> None:
+def warm(library: str, compiled: str = "") -> None:
     """Seconds of the third and fourth picture of 50 steps."""
     import torch
 
-    pipe = load(library.removesuffix("-compiled"), str(bundled()), "float32")
-    if library == "calotype-compiled":
+    pipe = load(library, str(bundled()), "float32")
+    if compiled and library == "calotype":
         pipe.compile()
     seconds = []
     for _ in range(3):
@@ -163,7 +162,7 @@ def main() -> None:
             seconds = in_turns(options.runs, lambda name: min(json.loads(process("warm", name)[1])))
             report("50 steps, warm", seconds)
         if "compiled" in wanted:  # the first of these takes a minute more
-            seconds = in_turns(options.runs, lambda name: min(json.loads(process("warm", COMPILED[name])[1])))
+            seconds = in_turns(options.runs, lambda name: min(json.loads(process("warm", name, "compiled")[1])))
             report("50 steps, warm, pipe.compile()", seconds)
         if "load" in wanted:
             process("make", folder)

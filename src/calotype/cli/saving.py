@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -72,13 +73,12 @@ def saved_beside() -> Iterator[Callable[..., None]]:
 
     At the end of the block all is saved, also after an error in it; what cannot be saved is an error at the next call, or there.
     """
-    pending: list[Future[None]] = []
+    pending: deque[Future[None]] = deque()
     with ThreadPoolExecutor(1) as beside:
 
         def keep(*args: Any) -> None:
-            for one in pending:
-                if one.done():
-                    one.result()
+            while pending and pending[0].done():  # they end in order
+                pending.popleft().result()
             pending.append(beside.submit(save, *args))
 
         yield keep

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from torch import Tensor
 from ..images.conversion import pil_to_tensor
 from ..inputs import read_input
 from ..training.entries import as_captions
-from ..training.folders import folder_entries
+from ..training.folders import folder_entries, table_rows
 
 TRAINED = (None, "train")
 """What `split` is of pictures and prompts that a model was trained on; of others it is `held_out`, or whatever it is called."""
@@ -69,7 +68,8 @@ def read_prompts(path: str | os.PathLike[str], seed: int = 0, count: int | None 
     """
     path = Path(path)
     if path.suffix == ".jsonl":
-        prompts = [_prompt(entry, seed + i, f"{str(path)!r}, line {number}") for i, (number, entry) in enumerate(_lines(path))]
+        prompts = [_prompt(entry, seed + i, f"{str(path)!r}, line {number}")
+                   for i, (number, entry) in enumerate(table_rows(path))]
     else:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
         texts = [line for line in lines if line and not line.startswith("#")]
@@ -94,20 +94,6 @@ def _facts(entry: Mapping[str, Any], where: str) -> dict[str, str | None]:
         if not isinstance(value, (str, type(None))):
             raise ValueError(f"{where}: {name} is {value!r:.80}, but must be a text")
     return facts
-
-
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a file of JSON lines, and where they stand."""
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{str(path)!r}, line {number} is not JSON ({error})") from None
-        if not isinstance(entry, dict):
-            raise ValueError(f"{str(path)!r}, line {number} is a JSON {type(entry).__name__}, and an object is needed")
-        yield number, entry
 
 
 def prompts_of(rows: Sequence[Row], count: int, seed: int = 0) -> list[Prompt]:

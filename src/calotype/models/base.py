@@ -44,6 +44,7 @@ class Model(nn.Module, Configured):
     """The weights' file name before `.safetensors`."""
 
     gradient_checkpointing: bool = False
+    compiled_steps: bool = False
 
     # -- loading and saving -----------------------------------------------------------------------------------------
 

@@ -12,10 +12,9 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 
 from ..runtime.packed import version
-from ..runtime.scope import touched
+from ..runtime.scope import watched
 
 _KEPT = 16  # batches of texts an encoder remembers
 
@@ -93,8 +92,8 @@ def remembered(
 def _is_a_function(encoder: nn.Module) -> bool:
     """Whether the same ids give the same states, nobody wants gradients, and nobody is told of a call."""
     device = next((parameter.device.type for parameter in encoder.parameters()), "cpu")
-    return not (torch.is_grad_enabled() or encoder.training or torch.is_autocast_enabled(device) or _has_any_global_hook()
-                or torch._C._len_torch_dispatch_stack() or any(touched(part) for part in encoder.modules()))
+    return not (torch.is_grad_enabled() or encoder.training or torch.is_autocast_enabled(device)
+                or torch._C._len_torch_dispatch_stack() or watched(encoder, gpu=False))
 
 
 def _glance(encoder: nn.Module) -> Any:

@@ -7,7 +7,6 @@ folder, for other weights of these shapes and for other processes.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import logging
 import os
@@ -20,7 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import GraphModule, Node
 
 from ..files import staged_file
 from .tape import CannotRecord
@@ -114,54 +113,38 @@ _layouts: ContextVar[Sequence[Tensor]] = ContextVar("layouts")
 
 def _replace_layouts(traced: GraphModule) -> list[Tensor]:
     """Take oneDNN's layouts out of a graph: a compiler cannot look at them. Their convolutions are told a number instead."""
-    layouts, shapes = list[Tensor](), dict[Node, tuple[list[int], list[int]]]()
-
-    class Shapes(Interpreter):
-        def run_node(self, n: Node) -> Any:
-            result = super().run_node(n)
-            if n.target is torch.ops.mkldnn._convolution_pointwise.default:
-                shapes[n] = list(result.shape), list(result.stride())
-            return result
-
-    if not any(node.target is torch.ops.mkldnn._convolution_pointwise.default for node in traced.graph.nodes):
-        return layouts
-    Shapes(traced).run()
-    for node, shape in shapes.items():
+    layouts = list[Tensor]()
+    for node in [node for node in traced.graph.nodes if node.target is torch.ops.mkldnn._convolution_pointwise.default]:
         x, layout, *others = node.args
+        made = node.meta["val"]
+        told = x, len(layouts), *others[:5], list(made.shape), list(made.stride())
         with traced.graph.inserting_before(node):
-            instead = traced.graph.call_function(
-                _convolution(), (x, len(layouts), *others[:5], *shape))
-        layouts.append(getattr(traced, layout.target))  # type: ignore[union-attr,arg-type]
+            instead = traced.graph.call_function(torch.ops.calotype.convolution.default, told)
+        layouts.append(getattr(traced, layout.target))
         node.replace_all_uses_with(instead)
         traced.graph.erase_node(node)
-        traced.graph.erase_node(layout)  # type: ignore[arg-type]
+        traced.graph.erase_node(layout)
     return layouts
 
 
-@functools.cache
-def _convolution() -> Any:
-    """The operator `mkldnn._convolution_pointwise` of a layout that is known by its number."""
-    library = torch.library.Library("calotype", "FRAGMENT")
-    _kept.append(library)
-    library.define("convolution(Tensor x, int layout, Tensor? bias, int[] padding, int[] stride, int[] dilation, int groups, "
-                   "int[] size, int[] strides) -> Tensor", tags=(torch.Tag.needs_fixed_stride_order,))
-
-    def convolution(x: Tensor, layout: int, bias: Tensor | None, padding: list[int], stride: list[int], dilation: list[int],
-                    groups: int, size: list[int], strides: list[int]) -> Tensor:
-        convolve = torch.ops.mkldnn._convolution_pointwise.default
-        made: Tensor = convolve(x, _layouts.get()[layout], bias, padding, stride, dilation, groups, "none", [], "")
-        return made if made.stride() == tuple(strides) else made.new_empty_strided(size, strides).copy_(made)
-
-    def told(x: Tensor, layout: int, bias: Tensor | None, padding: list[int], stride: list[int], dilation: list[int],
-             groups: int, size: list[int], strides: list[int]) -> Tensor:
-        return x.new_empty_strided(size, strides)
-
-    library.impl("convolution", convolution, "CPU")
-    library.impl("convolution", told, "Meta")
-    return torch.ops.calotype.convolution.default
+def _convolve(x: Tensor, layout: int, bias: Tensor | None, padding: list[int], stride: list[int], dilation: list[int],
+              groups: int, size: list[int], strides: list[int]) -> Tensor:
+    """`mkldnn._convolution_pointwise` of a layout that is known by its number."""
+    convolve = torch.ops.mkldnn._convolution_pointwise.default
+    made: Tensor = convolve(x, _layouts.get()[layout], bias, padding, stride, dilation, groups, "none", [], "")
+    return made if made.stride() == tuple(strides) else made.new_empty_strided(size, strides).copy_(made)
 
 
-_kept: list[torch.library.Library] = []  # its operators are there as long as it is
+def _told(x: Tensor, layout: int, bias: Tensor | None, padding: list[int], stride: list[int], dilation: list[int],
+          groups: int, size: list[int], strides: list[int]) -> Tensor:
+    return x.new_empty_strided(size, strides)
+
+
+_library = torch.library.Library("calotype", "FRAGMENT")
+_library.define("convolution(Tensor x, int layout, Tensor? bias, int[] padding, int[] stride, int[] dilation, int groups, "
+                "int[] size, int[] strides) -> Tensor", tags=(torch.Tag.needs_fixed_stride_order,))
+_library.impl("convolution", _convolve, "CPU")
+_library.impl("convolution", _told, "Meta")
 
 
 # -- compiling -----------------------------------------------------------------------------------------------------------

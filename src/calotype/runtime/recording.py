@@ -17,13 +17,12 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 
 from . import packed
 from .compiled import Compiled
 from .cuda_graph import CudaGraph, prepared
 from .offload import in_parts
-from .scope import Scope, current, touched
+from .scope import Scope, current, watched
 from .tape import Tape
 
 _log = logging.getLogger(__name__)
@@ -101,7 +100,7 @@ def _recorded(
 ) -> _Recording | None:
     """A new recording for these inputs, once they were seen often enough and if there can be one."""
     calls = kept.calls.get(key, 0)
-    if calls is None or _watched(model, sample.is_cuda):
+    if calls is None or watched(model, sample.is_cuda):
         return None
     kept.calls[key] = calls + 1
     before = 1 if _compiles(model) else _CALLS_BEFORE[sample.device.type]
@@ -143,7 +142,7 @@ class _Recording:
             return False
         if model in scope:
             return True
-        same = _parts(model) == self.parts and not _watched(model, self.sample.is_cuda) and packed.unchanged(self.prepared)
+        same = _parts(model) == self.parts and not watched(model, self.sample.is_cuda) and packed.unchanged(self.prepared)
         if same:
             scope.update({model, *self.prepared})
         return same
@@ -192,12 +191,3 @@ def _parts(model: nn.Module) -> list[Any]:
     """All modules, and whether they train. They are held, since another could come to be at the same address; but not the
     model itself, which holds its recordings."""
     return [(id(part) if part is model else part, part.training) for part in model.modules()]
-
-
-def _watched(model: nn.Module, gpu: bool) -> bool:
-    """Whether calls of layers do more than compute: somebody is told of them, or has put in another function.
-
-    Compiled layers are kernels to a GPU, and can be captured as others are; a tape could not tell what they do.
-    """
-    return _has_any_global_hook() or any(
-        touched(part, compiled=not gpu) or (not gpu and "_orig_mod" in part._modules) for part in model.modules())

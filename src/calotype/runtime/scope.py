@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
 
 Scope = set[nn.Module]
 """The layers whose prepared weights, and the models whose recordings, were found to be still right; one a generation."""
@@ -35,6 +36,15 @@ def touched(layer: nn.Module, compiled: bool = True) -> bool:
     """
     return bool(layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
                 or (compiled and layer._compiled_call_impl is not None))
+
+
+def watched(model: nn.Module, gpu: bool) -> bool:
+    """Whether calls of layers do more than compute: somebody is told of them, or has put in another function.
+
+    Compiled layers are kernels to a GPU, and can be captured as others are; elsewhere nobody could tell what they do.
+    """
+    return _has_any_global_hook() or any(
+        touched(part, compiled=not gpu) or (not gpu and "_orig_mod" in part._modules) for part in model.modules())
 
 
 def current() -> Scope | None:

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _TILES_AT_ONCE = 256  # so that they stay in the processor's cache from one transformation to the next
-_KERNEL = (1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0)
+KERNEL = (1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0)
+"""G, the transformation of a kernel in one direction."""
 
 
 def pays(channels: int, out_channels: int, shape: Sequence[int]) -> bool:
@@ -25,7 +26,7 @@ def pays(channels: int, out_channels: int, shape: Sequence[int]) -> bool:
 
 def transformed(weight: Tensor) -> Tensor:
     """[16, C', C] from kernels [C', C, 3, 3]."""
-    turn = torch.tensor(_KERNEL, dtype=torch.float64, device=weight.device)
+    turn = torch.tensor(KERNEL, dtype=torch.float64, device=weight.device)
     return torch.einsum("ia,ocab,jb->ijoc", turn, weight.double(), turn).flatten(0, 1).to(weight.dtype).contiguous()
 
 

@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .differentiable import trains_plainly
+from .winograd import KERNEL
 
 _FEWEST_CHANNELS = 64
 _FEWEST_POSITIONS = 512  # of all samples together: kernels are transformed in every step, and that has to pay
 _VALUES_AT_ONCE = 2**21  # of transformed tiles; few enough for the processor's cache
-
-_KERNEL = (1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0)
 
 
 def convolve(layer: nn.Conv2d, x: Tensor) -> Tensor | None:
@@ -99,7 +98,7 @@ def _kernels_back(kernels: Tensor, weight: Tensor) -> Tensor:
 @functools.cache
 def _turn() -> Tensor:
     """[16, 9] G in both directions."""
-    turn = torch.tensor(_KERNEL)
+    turn = torch.tensor(KERNEL)
     return torch.kron(turn, turn)
 
 

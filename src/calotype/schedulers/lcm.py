@@ -105,7 +105,7 @@ class LCMScheduler(DistilledScheduler):
         """The sample [B, …] at the next timestep, and the consistency function; without `return_dict`, as a tuple."""
         following, denoised = self._step(model_output, timestep, sample, generator, False, variance_noise)
         if self._clip:
-            skip, out = (float(weights[self._row]) for weights in self.boundary(self._current.timesteps))
+            skip, out = map(float, self.boundary(self._times[self._row or 0]))
             denoised = (denoised * out).add_(sample, alpha=skip)
         return LCMSchedulerOutput(following, denoised) if return_dict else (following, denoised)
 

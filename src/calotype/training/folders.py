@@ -79,7 +79,7 @@ def _listed(table: Path, folder: Path, caption_column: str | None) -> Iterator[E
     """Entries of the pictures that a table names."""
     if table.name != METADATA[0] and table.with_name(METADATA[0]).is_file():
         raise ValueError(f"{str(table.parent)!r} holds both {METADATA[0]} and {METADATA[1]}; leave one")
-    rows = list(_rows(table))
+    rows = list(table_rows(table))
     columns = list(dict.fromkeys(column for _, row in rows for column in row))
     for column in ("file_name", caption_column) if rows else ():
         if column is not None:
@@ -98,7 +98,7 @@ def _listed(table: Path, folder: Path, caption_column: str | None) -> Iterator[E
         yield Entry(path, captions, row, repr(str(path)))
 
 
-def _rows(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def table_rows(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of a table and the lines they are in, from 1."""
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
