@@ -1,6 +1,10 @@
 # Two commands set everything up on a machine with Python 3.11, make and pip:
 #   make image   a picture from the bundled checkpoint
 #   make test    the whole suite
+# For those who work on it:
+#   make lint          ruff and mypy
+#   make lock          constraints.txt anew: the exact versions of all packages in these environments
+#   make test-newest   the suite with the newest versions that pyproject.toml allows (TORCH=torch: of PyTorch too)
 PYTHON ?= python3
 PROMPT ?= An image of a squirrel in Picasso style
 VENV := .venv
@@ -8,7 +12,10 @@ ALONE := tests/test_startup.py tests/test_bundled.py tests/models \
 	$(addprefix tests/pipelines/test_,loading.py stable_diffusion.py unconditional.py image_tasks.py textual_inversion.py)
 BIN := $(VENV)/bin
 
-.PHONY: image test lint bench clean
+NEWEST := .venv-newest
+TORCH ?= torch==2.13.0
+
+.PHONY: image test test-newest lint lock bench clean
 
 image: $(VENV)/.installed
 	$(BIN)/calotype generate "$(PROMPT)" -o squirrel.png
@@ -18,6 +25,12 @@ test: $(VENV)/.test-installed
 	@echo "once more, as where Diffusers is not installed:"
 	CALOTYPE_TEST_ALONE=1 $(BIN)/python -m pytest -n 2 $(ALONE)
 
+test-newest:
+	rm -rf $(NEWEST)
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet $(TORCH) -e ".[test]"
+	$(NEWEST)/bin/python -m pytest -n 2 --dist worksteal
+
 lint: $(VENV)/.test-installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -25,16 +38,21 @@ lint: $(VENV)/.test-installed
 bench: $(VENV)/.test-installed
 	$(BIN)/python benchmarks/spine.py
 
-$(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+lock: $(VENV)/bin/python
+	$(BIN)/python tools/lock.py
 
-$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+# Without build isolation what builds the package is locked, too.
+$(VENV)/bin/python: constraints.txt
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt pip hatchling editables
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e .
 	@touch $@
 
-$(VENV)/.test-installed: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test]"
+$(VENV)/.test-installed: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e ".[test]"
 	@touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) squirrel.png
+	rm -rf $(VENV) $(NEWEST) squirrel.png
