@@ -70,7 +70,7 @@ def test_bad_masks():
         prepare_mask(-torch.ones(1, 8, 8), 8, 8, VaeImageProcessor(**HARD))
     with pytest.raises(ValueError, match="1, 3"):
         prepare_mask(torch.rand(1, 4, 8, 8), 8, 8, VaeImageProcessor(**HARD))
-    with pytest.raises(ValueError, match="PIL.Image.open"):
+    with pytest.raises(ValueError, match="calotype.load_image"):
         prepare_mask("mask.png", 8, 8, VaeImageProcessor(**HARD))
     with pytest.raises(ValueError, match="do_convert_grayscale=True"):
         prepare_mask(painted(), 8, 8, VaeImageProcessor())

@@ -223,7 +223,7 @@ def test_pictures_of_several_sizes_with_a_size_given():
 # -- bad pictures ---------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("given", "words"), [
-    ("cat.png", "PIL.Image.open"), ([], "empty"), (None, "NoneType"), (3, "int"), ([3], "int"),
+    ("cat.png", "calotype.load_image"), ([], "empty"), (None, "NoneType"), (3, "int"), ([3], "int"),
     (np.full((8, 8, 3), np.nan), "NaN"), (torch.full((3, 8, 8), torch.inf), "NaN or infinite"),
     (floats(8, 8, 3) * 255, "divide by 255"), (torch.rand(3, 8, 8) * 2 - 1.5, "from -1"),
     (np.full((8, 8, 3), 300), "300"), (np.full((8, 8, 3), -1), "-1"), (np.zeros((8, 8), complex), "complex"),
