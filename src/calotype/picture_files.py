@@ -7,6 +7,7 @@ before a pixel is decoded. Of files with several frames the first is read.
 
 from __future__ import annotations
 
+import codecs
 import functools
 import io
 import os
@@ -85,8 +86,8 @@ def opened_picture(
             image = Image.open(file, formats=formats)
         with image:
             if image.width * image.height > limit:
-                raise ValueError(f"{name} has {image.width} x {image.height} pixels, and at most {limit} are read; max_pixels, or "
-                                 "calotype.picture_files.MAX_PIXELS, allows more")
+                raise ValueError(f"{name} has {image.width} x {image.height} pixels, and at most {limit} are read; max_pixels, "
+                                 "or calotype.picture_files.MAX_PIXELS, allows more")
             yield image
 
 
@@ -101,7 +102,8 @@ def read_picture(
     """
     from PIL import ImageOps
 
-    with opened_picture(source, formats=formats, max_pixels=max_pixels) as image, _explained(named(source), (image.format or "",)):
+    opened = opened_picture(source, formats=formats, max_pixels=max_pixels)
+    with opened as image, _explained(named(source), (image.format or "",)):
         image.load()
         return ImageOps.exif_transpose(image) if upright else image
 
@@ -172,8 +174,10 @@ def _binary(source: Source, name: str) -> Iterator[IO[bytes]]:
         yield source
     else:
         content = source.read(MAX_BYTES + 1)
-        if not isinstance(content, bytes) or len(content) > MAX_BYTES:
-            raise ValueError(f"{name} " + (f"has more than {MAX_BYTES} bytes" if isinstance(content, bytes) else "is no binary file"))
+        if not isinstance(content, bytes):
+            raise ValueError(f"{name} is no binary file")
+        if len(content) > MAX_BYTES:
+            raise ValueError(f"{name} has more than {MAX_BYTES} bytes")
         yield io.BytesIO(content)
 
 
@@ -213,7 +217,11 @@ def _kind(file: IO[bytes]) -> str:
         return "WEBP"
     if head[4:8] == b"ftyp":
         return _BRANDS.get(head[8:12], "a video")
-    return "text" if head.decode("utf-8", "ignore").replace("\n", "").replace("\r", "").isprintable() else "of no known format"
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)  # its last letter may be cut
+    except UnicodeDecodeError:
+        return "of no known format"
+    return "text" if all(letter.isprintable() or letter.isspace() for letter in text) else "of no known format"
 
 
 def fetched(address: str, max_bytes: int | None = None, timeout: float | None = None) -> bytes:

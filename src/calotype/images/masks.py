@@ -35,13 +35,13 @@ def prepare_mask(mask_image: Any, height: int, width: int, processor: VaeImagePr
         raise ValueError("a mask needs VaeImageProcessor(do_normalize=False, do_convert_grayscale=True), and do_binarize=True "
                          "unless it is soft")
     if mask_image is None:
-        raise ValueError("mask_image is missing: give a PIL image, an array, a tensor or a list of them")
+        raise ValueError("mask_image is None, but must be a PIL image, an array, a tensor or a list of them")
     if are_latents(mask_image, processor.config.vae_latent_channels, grey=True):
         raise ValueError("a mask has the channels of latents, but must have 1, 3 or 4 (RGBA, of three axes)")
     masks = pictures_of(mask_image, grey=True)
     if lowest := min((float(one.min()) for one in masks if isinstance(one, Tensor) and one.min() < 0), default=0):
         raise ValueError(f"a mask has values from {lowest:.4g}, but floats must be in [0, 1]")
-    return processor.preprocess(masks, height, width, **how)
+    return processor.preprocess(mask_image, height, width, **how)
 
 
 def masked_picture(picture: Tensor, mask: Tensor) -> Tensor:

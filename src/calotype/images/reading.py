@@ -90,7 +90,7 @@ def are_latents(given: Any, channels: int, grey: bool = False) -> bool:
         return kinds == {True}
     if not isinstance(given, Tensor) or not given.is_floating_point() or not given.numel():
         return False
-    if given.ndim != 4 and (given.ndim != 3 or grey) or given.shape[-3] != channels:
+    if (given.ndim != 4 and (given.ndim != 3 or grey)) or given.shape[-3] != channels:
         return False
     if channels in (1, 3):
         return not _within(given, -1)
@@ -114,8 +114,8 @@ def pictures_of(given: Any, grey: bool = False) -> list[Any]:
     """One by one, the pictures of a PIL image, an array, a tensor or a list of such.
 
     Args:
-        given: arrays are [H, W], [H, W, C] or [B, H, W, C], tensors [H, W], [C, H, W] or [B, C, H, W], of 1 or 3 channels, or of 4
-            (RGBA). What are latents is told before, by `are_latents`.
+        given: arrays are [H, W], [H, W, C] or [B, H, W, C], tensors [H, W], [C, H, W] or [B, C, H, W], of 1, 3 or (RGBA) 4
+            channels. What are latents is told before, by `are_latents`.
         grey: three axes without one of 1, 3 or 4 colours at the end of an array, and any of a tensor, are [B, H, W].
 
     Returns:
