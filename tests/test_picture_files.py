@@ -22,7 +22,7 @@ import calotype
 from calotype import picture_files
 from calotype.evaluation.data import Row, read_pictures
 from calotype.inputs import read_input
-from calotype.picture_files import load_image, opened_picture, read_picture, readable_formats
+from calotype.picture_files import load_image, opened_picture, read_picture, readable_formats, shown_size
 from calotype.recipe import Recipe
 from calotype.training.entries import dataset_entries
 from calotype.training.pictures import Pictures
@@ -93,6 +93,27 @@ def test_orientation():
     assert load_image(turned).size == upright.size
 
 
+def test_a_mask_of_zeros_and_ones_in_a_file(tmp_path):
+    ones = np.zeros((8, 8), np.uint8)
+    ones[2:4, 2:4] = 1
+    for kind in (np.uint8, np.uint16):
+        Image.fromarray(ones.astype(kind)).save(tmp_path / "mask.png")
+        assert np.array_equal(np.asarray(read_input(tmp_path / "mask.png", "mask")), 255 * ones)
+        assert read_input(tmp_path / "mask.png").getextrema() == ((0, 1),) * 3
+        assert read_input(tmp_path / "mask.png", "depth_map").getextrema() == (0, 1)
+
+
+@pytest.mark.parametrize("exif", [b"MM\0*\0", b"neither way round"])
+def test_damaged_exif_is_named(exif, tmp_path):
+    photo().save(tmp_path / "x.png", exif=b"Exif\0\0" + exif)
+    for read in (load_image, shown_size, read_input):
+        with pytest.raises(ValueError, match=r"x\.png' is a damaged PNG"):
+            read(tmp_path / "x.png")
+    for buckets in (False, True):
+        with pytest.raises(ValueError, match=r"x\.png' is a damaged PNG"):
+            Pictures.open(tmp_path, caption_column=None, buckets=buckets)[0]
+
+
 def test_as_the_oracle_loads(diffusers, tmp_path):
     photo().save(tmp_path / "x.png")
     for mode in ("RGB", "L", "P", "1", "CMYK"):
@@ -153,7 +174,8 @@ def ways_in(path):
     return {
         "load_image": lambda: load_image(path), "an open file": lambda: load_image(path.open("rb")),
         "bytes": lambda: load_image(path.read_bytes()), "image": lambda: read_input(path),
-        "mask": lambda: read_input(path, "mask"), "depth": lambda: read_input(path, "depth_map"), "recipe": lambda: Recipe.from_png(path),
+        "mask": lambda: read_input(path, "mask"), "depth": lambda: read_input(path, "depth_map"),
+        "recipe": lambda: Recipe.from_png(path),
         "training": lambda: Pictures.open(path.parent, caption_column=None)[0],
         "buckets": lambda: Pictures.open(path.parent, caption_column=None, buckets=True),
         "a data set": lambda: dataset_entries(Undecoded(path.read_bytes()), caption_column=None)[0].read(),
@@ -280,6 +302,7 @@ def test_a_changed_byte_never_leads_to_another_error(kind, at, byte, end):
     content[min(at, len(content) - 1)] = byte
     try:
         read_picture(bytes(content), upright=True)
+        shown_size(bytes(content))
     except ValueError as error:
         assert "bytes" in str(error)
 

@@ -39,6 +39,7 @@ MAX_BYTES, MAX_SECONDS = 2**27, 60.0
 
 Source = str | os.PathLike[str] | bytes | IO[bytes]
 
+ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # of EXIF: width and height are each other's
 _SIGNATURES = (
     (b"\x89PNG", "PNG"), (b"\xff\xd8\xff", "JPEG"), (b"GIF8", "GIF"), (b"BM", "BMP"), (b"II*\0", "TIFF"), (b"MM\0*", "TIFF"),
     (b"%!PS", "PostScript (EPS)"), (b"\xc5\xd0\xd3\xc6", "PostScript (EPS)"), (b"%PDF", "PDF"), (b"8BPS", "PSD (Photoshop)"),
@@ -106,6 +107,18 @@ def read_picture(
     with opened as image, _explained(named(source), (image.format or "",)):
         image.load()
         return ImageOps.exif_transpose(image) if upright else image
+
+
+def shown_size(source: Source) -> tuple[int, int]:
+    """(width, height) of a picture as it is shown, turned as its EXIF data says; only the header is read."""
+    with opened_picture(source) as image, _explained(named(source), (image.format or "",)):
+        return turned_size(image)
+
+
+def turned_size(image: Image) -> tuple[int, int]:
+    """(width, height) of a PIL image turned as its EXIF data says."""
+    width, height = image.size
+    return (height, width) if image.getexif().get(ORIENTATION) in _ON_ITS_SIDE else (width, height)
 
 
 def load_image(

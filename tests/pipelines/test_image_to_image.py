@@ -199,7 +199,8 @@ def test_an_autoencoder_of_three_latent_channels(task):
     more = {"mask_image": mask_of((16, 16))} if task == "Inpaint" else {}
     array = np.asarray(photo((16, 16))) / np.float32(255)
     tensor, latents = torch.from_numpy(array).permute(2, 0, 1), torch.randn(1, 3, 8, 8)
-    made = [pipe("a cat", image=image, num_inference_steps=2, strength=0.5, output_type="np", generator=seeded(1)[0], **more).images
+    more |= {"num_inference_steps": 2, "strength": 0.5, "output_type": "np"}
+    made = [pipe("a cat", image=image, generator=seeded(1)[0], **more).images
             for image in (photo((16, 16)), array, tensor, tensor[None], 2 * tensor - 1, latents)]
     assert all(one.shape == (1, 16, 16, 3) for one in made)
     assert all(np.allclose(one, made[0], atol=1e-5) for one in made[:-1]) and not np.allclose(made[-1], made[0], atol=1e-5)
