@@ -165,10 +165,10 @@ def test_a_truncated_picture(tmp_path, cut):
 
 def test_no_picture(tmp_path):
     (tmp_path / "x.png").write_text("words")
-    with pytest.raises(ValueError, match=r"x.png' is damaged or no PNG"):
+    with pytest.raises(ValueError, match=r"x.png' is text, .*'PNG'"):
         Recipe.from_png(tmp_path / "x.png")
     picture.save(tmp_path / "x.jpg")
-    with pytest.raises(ValueError, match=r"x.jpg' is damaged or no PNG"):
+    with pytest.raises(ValueError, match=r"x.jpg' is JPEG, .*'PNG'"):
         Recipe.from_png(tmp_path / "x.jpg")
     with pytest.raises(FileNotFoundError):
         Recipe.from_png(tmp_path / "none.png")

@@ -18,6 +18,7 @@ from typing import Any
 from . import __version__
 from .files import staged_file
 from .hub import BUNDLED
+from .picture_files import read_picture
 from .pipelines.quality import QUALITIES
 from .registry import SCHEDULERS, find, known
 from .tasks import TASKS, OnStep, perform, turned
@@ -153,16 +154,7 @@ class Recipe:
     @classmethod
     def from_png(cls, path: str | os.PathLike[str], anyway: bool = False) -> Recipe:
         """The recipe in a PNG. A file that is damaged, is no PNG or has no good recipe is a `ValueError` that says so."""
-        from PIL import Image
-
-        try:
-            with Image.open(path, formats=("PNG",)) as picture:
-                picture.load()
-                text = picture.text  # type: ignore[attr-defined]
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            if getattr(error, "errno", None):
-                raise
-            raise ValueError(f"{str(path)!r} is damaged or no PNG ({error})") from None
+        text = read_picture(path, formats=("PNG",)).text  # type: ignore[attr-defined]
         try:
             if KEY not in text:
                 raise ValueError("no recipe in it; only a PNG as Calotype saved it has one")

@@ -152,8 +152,8 @@ def test_a_depth_map_that_shows_none(photo, depth_model, tiny):
 @pytest.mark.parametrize(("words", "code", "said"), [
     (["edit", "none.png", "x"], 2, "'none.png' does not exist"),
     (["edit", ".", "x"], 2, "is a directory"),
-    (["edit", "words.png", "x"], 1, "'words.png' is damaged or no picture"),
-    (["edit", "half.png", "x"], 1, "'half.png' is damaged or no picture"),
+    (["edit", "words.png", "x"], 1, "'words.png' is text, and no picture"),
+    (["edit", "half.png", "x"], 1, "'half.png' is a damaged PNG"),
     (["edit", "photo.png", "x", "--strength", "0"], 2, "--strength is 0, but must be above 0 and at most 1"),
     (["edit", "photo.png", "x", "--strength", "1.01"], 2, "--strength is 1.01"),
     (["edit", "photo.png", "x", "--strength", "0.1", "--steps", "5"], 1, "leaves none of 5 steps"),

@@ -11,6 +11,7 @@ from typer import Argument, Option
 
 from ..contents import content_hash, locate
 from ..inputs import find_input
+from ..picture_files import read_picture
 from ..recipe import Recipe, pixel_hash
 from ..words import listing
 from .making import choose_device, facts_of, note, progress
@@ -31,11 +32,8 @@ def reproduce(
     overwrite: Overwrite = True,
 ) -> None:
     """Make a picture again by its recipe, and compare. Ends with 0 if every pixel is the same, else with 1."""
-    from PIL import Image
-
     recipe = Recipe.from_png(picture, anyway)
-    with Image.open(picture) as file:
-        was = file.convert("RGB")
+    was = read_picture(picture, formats=("PNG",)).convert("RGB")
     if pixel_hash(was) != recipe.pixels:
         note(f"{str(picture)!r} was changed after it was made: its pixels are not those that the recipe names")
     given = {role: path for role, path in {"image": image, "mask": mask, "depth_map": depth_map}.items() if path}

@@ -6,15 +6,18 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..depth import DPTForDepthEstimation, DPTImageProcessor
+from ..images.conversion import rgb_images
+from ..images.reading import described
 from ..prompts.encode import Prompt
 from ..prompts.textual_inversion import TextualInversion
 from .img2img import check_strength
-from .latent import LatentPipeline
+from .latent import GivenImages, LatentPipeline
 from .request import Request, takes_request
 
 _log = logging.getLogger(__name__)
@@ -70,24 +73,41 @@ class StableDiffusionDepth2ImgPipeline(TextualInversion, LatentPipeline):
         """
         check_strength(strength)
         generation = self._begin(request, guidance_scale, prompt)
-        pictures = self.image_processor.preprocess(image)
-        depth = self._estimated(image) if depth_map is None else torch.as_tensor(depth_map)
-        generation.read(prompt, len(pictures))
-        if depth.ndim != 3 or generation.size % len(depth):
+        given = self.given_images(image)
+        depth = self._estimated(image, given) if depth_map is None else checked_depth(depth_map)
+        generation.read(prompt, len(given))
+        if generation.size % len(depth):
             raise ValueError(f"depth_map is {list(depth.shape)}, but must be [n, h, w], one or one for each of "
-                             f"{len(pictures)} pictures")
+                             f"{len(given)} pictures")
         table = generation.table(num_inference_steps, strength=strength)
-        latents = self.noised_latents(generation, table, pictures)
+        latents = self.noised_latents(generation, table, given)
         generation.held["depth_mask"] = depth_mask(depth, latents).repeat_interleave(generation.size // len(depth), dim=0)
         return generation.finish(table, latents, self._develop(request), joined=("depth_mask",))
 
-    def _estimated(self, image: Any) -> Tensor:
+    def _estimated(self, image: Any, given: GivenImages) -> Tensor:
         """[n, h, w] the depth of pictures, estimated."""
+        if given.latents:
+            raise ValueError("image is latents, of which no depth can be estimated: give a depth_map, or pictures")
         if self.depth_estimator is None or self.feature_extractor is None:
             raise ValueError("this pipeline has no depth_estimator or no feature_extractor: give a depth_map, or install "
                              "transformers (pip install 'calotype[depth]') and load the checkpoint again")
-        pixels = self.feature_extractor(image, return_tensors="pt").pixel_values
+        pixels = self.feature_extractor(rgb_images(image), return_tensors="pt").pixel_values
         return self.depth_estimator(pixels.to(self.depth_estimator.device, self.depth_estimator.dtype)).predicted_depth
+
+
+def checked_depth(depth_map: Any) -> Tensor:
+    """[n, h, w] of what was given as depth, a tensor or an array.
+
+    Raises:
+        ValueError: it is neither, has other axes or none, or values that are not finite.
+    """
+    if not isinstance(depth_map, (Tensor, np.ndarray)) or depth_map.ndim != 3 or 0 in depth_map.shape:
+        given = list(depth_map.shape) if hasattr(depth_map, "shape") else f"a {described(depth_map)}"
+        raise ValueError(f"depth_map is {given}, but must be [n, h, w], a tensor or an array, one or one for each picture")
+    depth = torch.as_tensor(depth_map)
+    if not depth.isfinite().all():
+        raise ValueError(f"depth_map is a {described(depth_map)} with NaN or infinite values, which say nothing of depth")
+    return depth
 
 
 def depth_mask(depth: Tensor, like: Tensor) -> Tensor:

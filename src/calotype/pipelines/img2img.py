@@ -35,10 +35,10 @@ class StableDiffusionImg2ImgPipeline(StableDiffusionBase):
         """
         check_strength(strength)
         generation = self._begin(request, guidance_scale, prompt)
-        pictures = self.image_processor.preprocess(image)
-        generation.read(prompt, len(pictures))
+        given = self.given_images(image)
+        generation.read(prompt, len(given))
         table = generation.table(num_inference_steps, timesteps, sigmas, strength)
-        return generation.finish(table, self.noised_latents(generation, table, pictures), self._develop(request))
+        return generation.finish(table, self.noised_latents(generation, table, given), self._develop(request))
 
 
 def check_strength(strength: float) -> None:

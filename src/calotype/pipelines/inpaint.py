@@ -16,6 +16,7 @@ from ..models.autoencoder_asymmetric import AsymmetricAutoencoderKL
 from ..prompts.encode import Prompt
 from .guided import GuidedGeneration
 from .img2img import check_strength
+from .latent import GivenImages
 from .request import Request, takes_request
 from .stable_diffusion import StableDiffusionBase
 
@@ -72,24 +73,24 @@ class StableDiffusionInpaintPipeline(StableDiffusionBase):
             def paste(made: list[Any]) -> list[Any]:
                 return [self.image_processor.apply_overlay(mask_image, image, one, region) for one in made]
 
-        pictures = self.image_processor.preprocess(image, height=height, width=width, **where)
+        given = self.given_images(image, height=height, width=width, **where)
         mask = prepare_mask(mask_image, height, width, self.mask_processor, **where)
-        if len(mask) not in (1, len(pictures)):
-            raise ValueError(f"{len(mask)} masks for {len(pictures)} pictures: give one, or one for each")
-        generation.read(prompt, len(pictures))
+        if len(mask) not in (1, len(given)):
+            raise ValueError(f"{len(mask)} masks for {len(given)} pictures: give one, or one for each")
+        generation.read(prompt, len(given))
         table = generation.table(num_inference_steps, timesteps, sigmas, strength)
         known = self.unet.config.in_channels == self.vae.config.latent_channels
-        clean = self.starting_latents(generation, pictures) if known or strength < 1 else None
+        clean = self.starting_latents(generation, given) if known or strength < 1 else None
         factor = self.vae_scale_factor
         noise = generation.noise(self.vae.config.latent_channels, height // factor, width // factor, latents)
         start = noise * table.init_noise_sigma if strength == 1 or clean is None else table.noised(clean, noise)
         small = F.interpolate(mask, size=noise.shape[2:]).to(noise)
         generation.held["mask"] = small.repeat_interleave(generation.size // len(small), dim=0)
         if known:
-            generation.skip_noise(len(pictures), *noise.shape[1:])  # that of the masked picture, which nobody looks at
+            generation.skip_noise(len(given), *noise.shape[1:])  # that of the masked picture, which nobody looks at
         else:
             generation.held["masked_image_latents"] = self._masked_latents(
-                generation, pictures, mask, masked_image_latents, noise)
+                generation, given, mask, masked_image_latents, noise)
 
         def put_back(row: int, sample: Tensor) -> Tensor:
             assert clean is not None
@@ -97,19 +98,22 @@ class StableDiffusionInpaintPipeline(StableDiffusionBase):
             return torch.lerp(at_level, sample, generation.held["mask"])
 
         # a decoder that looks at what is kept
-        decoding = {"image": pictures, "mask": mask} if isinstance(self.vae, AsymmetricAutoencoderKL) else {}
+        decoding = {"image": given.values, "mask": mask} if isinstance(self.vae, AsymmetricAutoencoderKL) else {}
         return generation.finish(
             table, start, self._develop(request, paste, **decoding), joined=() if known else ("mask", "masked_image_latents"),
             put_back=put_back if known else None)
 
     def _masked_latents(
-        self, generation: GuidedGeneration, pictures: Tensor, mask: Tensor, given: Tensor | None, like: Tensor
+        self, generation: GuidedGeneration, given: GivenImages, mask: Tensor, masked: Tensor | None, like: Tensor
     ) -> Tensor:
-        if given is None:
-            return self.starting_latents(generation, masked_picture(pictures, mask))
-        if given.shape[1:] != like.shape[1:] or generation.size % len(given):
-            raise ValueError(f"masked_image_latents have the shape {list(given.shape)}, and must have {list(like.shape)}")
-        return given.to(like).repeat_interleave(generation.size // len(given), dim=0)
+        if masked is None:
+            if given.latents:
+                raise ValueError("image is latents, which cannot be masked for this UNet (of 9 channels): give "
+                                 "masked_image_latents too, or pictures")
+            return self.starting_latents(generation, GivenImages(masked_picture(given.values, mask), latents=False))
+        if masked.shape[1:] != like.shape[1:] or generation.size % len(masked):
+            raise ValueError(f"masked_image_latents have the shape {list(masked.shape)}, and must have {list(like.shape)}")
+        return masked.to(like).repeat_interleave(generation.size // len(masked), dim=0)
 
     def _crop_region(
         self, request: Request, image: Any, mask: Any, height: int, width: int, padding: int

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..images import postprocess
+from ..images.reading import are_latents
 from ..images.vae_processor import VaeImageProcessor
 from ..models.merging import at_scale
 from ..prompts.encode import Prompt, encode_pair
@@ -32,6 +33,17 @@ class StableDiffusionPipelineOutput(ImagePipelineOutput):
     nsfw_content_detected: list[bool] | None = None
 
 
+@dataclass(frozen=True)
+class GivenImages:
+    """What a call begins with: `values` are pictures [n, 3, H, W] in [-1, 1], or [n, C, h, w] latents already."""
+
+    values: Tensor
+    latents: bool
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
 class LatentPipeline(LoraAdapters, DiffusionPipeline):
     """Base of text-guided pipelines with a `vae`, a `unet`, a `tokenizer`, a `text_encoder` and a `scheduler`."""
 
@@ -44,6 +56,7 @@ class LatentPipeline(LoraAdapters, DiffusionPipeline):
     feature_extractor: Any = None
 
     _callback_tensor_inputs: tuple[str, ...] = ("latents", "prompt_embeds", "negative_prompt_embeds")
+    _resample = "lanczos"  # how the pictures of calls are resized
 
     @property
     def vae_scale_factor(self) -> int:
@@ -54,7 +67,8 @@ class LatentPipeline(LoraAdapters, DiffusionPipeline):
     def image_processor(self) -> VaeImageProcessor:
         """Pictures to tensors and back."""
         return VaeImageProcessor(
-            vae_scale_factor=self.vae_scale_factor, vae_latent_channels=self.vae.config.latent_channels, do_convert_rgb=True)
+            vae_scale_factor=self.vae_scale_factor, vae_latent_channels=self.vae.config.latent_channels,
+            resample=self._resample, do_convert_rgb=True)
 
     # -- one generation's own --------------------------------------------------------------------------------------------
 
@@ -107,18 +121,26 @@ class LatentPipeline(LoraAdapters, DiffusionPipeline):
         latents = encoded.latent_dist.sample(generator) if hasattr(encoded, "latent_dist") else encoded.latents
         return (latents * self.vae.config.scaling_factor).to(self.unet.dtype)
 
-    def starting_latents(self, generation: GuidedGeneration, pictures: Tensor) -> Tensor:
-        """[B, C, h, w] clean latents of the pictures [n, 3, H, W] that a generation begins with, each for its share of B.
+    def given_images(self, image: Any, **how: Any) -> GivenImages:
+        """The `image` of a call, prepared by the image processor, which is told `how`; `are_latents` tells what it is.
 
-        Latents [n, C, h, w] may be given in their place.
+        Raises:
+            ValueError: it is neither pictures nor latents, or nothing.
         """
-        if pictures.shape[1] == self.vae.config.latent_channels:
-            return generation.for_each(pictures.to(generation.device, generation.dtype), lambda latents: latents)
-        return generation.for_each(pictures, lambda each: self.encode_pictures(each, generation.request.generator))
+        if image is None:
+            raise ValueError("image is None, but must be a PIL image, an array, a tensor or a list of them")
+        latents = are_latents(image, self.vae.config.latent_channels)
+        return GivenImages(self.image_processor.preprocess(image, **how), latents)
 
-    def noised_latents(self, generation: GuidedGeneration, table: Table, pictures: Tensor) -> Tensor:
+    def starting_latents(self, generation: GuidedGeneration, given: GivenImages) -> Tensor:
+        """[B, C, h, w] clean latents of the pictures that a generation begins with, each for its share of B."""
+        if given.latents:
+            return generation.for_each(given.values.to(generation.device, generation.dtype), lambda latents: latents)
+        return generation.for_each(given.values, lambda each: self.encode_pictures(each, generation.request.generator))
+
+    def noised_latents(self, generation: GuidedGeneration, table: Table, given: GivenImages) -> Tensor:
         """[B, C, h, w] the `starting_latents`, noised to the level at which `table` begins."""
-        clean = self.starting_latents(generation, pictures)
+        clean = self.starting_latents(generation, given)
         return table.noised(clean, generation.noise(*clean.shape[1:]))
 
     def initial_noise(

@@ -99,10 +99,10 @@ class LatentConsistencyModelImg2ImgPipeline(_Distilled):
         """
         check_strength(strength)
         generation = self._begin(request, guidance_scale, prompt)
-        pictures = self.image_processor.preprocess(image)
-        generation.read(prompt, len(pictures))
+        given = self.given_images(image)
+        generation.read(prompt, len(given))
         table = self._table(generation, num_inference_steps, original_inference_steps, timesteps, strength)
         if latents is not None:
             channels, height, width = latents.shape[-3:]
             return generation.finish(table, generation.noise(channels, height, width, latents), self._develop(request))
-        return generation.finish(table, self.noised_latents(generation, table, pictures), self._develop(request))
+        return generation.finish(table, self.noised_latents(generation, table, given), self._develop(request))

@@ -28,6 +28,8 @@ class StableDiffusionLatentUpscalePipeline(LatentPipeline):
             `prediction_type` is left aside.
     """
 
+    _resample = "bicubic"
+
     def __init__(self, vae: Any, text_encoder: Any, tokenizer: Any, unet: Any, scheduler: Any):
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
 
@@ -59,7 +61,7 @@ class StableDiffusionLatentUpscalePipeline(LatentPipeline):
         """
         generation = self._begin(request, guidance_scale, prompt)
         guided = generation.pipeline.do_classifier_free_guidance
-        pictures = self.image_processor.preprocess(image)
+        given = self.given_images(image)
         wanted, pooled = self._read("prompt", prompt, request.prompt_embeds, pooled_prompt_embeds)
         unwanted, pools = None, [pooled]
         if guided:
@@ -68,8 +70,8 @@ class StableDiffusionLatentUpscalePipeline(LatentPipeline):
             if len(unwanted) not in (1, len(wanted)):
                 raise ValueError(f"{len(unwanted)} negative prompts for {len(wanted)} prompts: give one, or one for each")
             unwanted, pools = unwanted.expand(len(wanted), -1, -1), [other, pooled]
-        generation.condition(wanted, unwanted, len(pictures))
-        small = self.starting_latents(generation, pictures)
+        generation.condition(wanted, unwanted, len(given))
+        small = self.starting_latents(generation, given)
         multiple = 2 ** (len(self.unet.config.block_out_channels) - 2)
         if any(side % multiple for side in small.shape[2:]):
             raise ValueError(f"the pictures have latents of {small.shape[2]} x {small.shape[3]}, but both must be multiples of "

@@ -106,5 +106,8 @@ class LDMSuperResolutionPipeline(LDMPipeline):
 def picture_tensor(image: Any, factor: int) -> Tensor:
     """[B, 3, H, W] in [-1, 1]: tensors as they are, others resized to the next lower multiples of `factor` pixels."""
     if isinstance(image, Tensor) and image.is_floating_point():
-        return torch.cat(pictures_of(image))
+        batch = torch.cat(pictures_of(image))
+        if batch.shape[1] != 3:
+            raise ValueError(f"a tensor of pictures is {list(batch.shape)}, but must be [B, 3, H, W]")
+        return batch
     return VaeImageProcessor(vae_scale_factor=factor, do_convert_rgb=True).preprocess(image)
