@@ -13,6 +13,11 @@ from pathlib import Path
 from typing import Any
 
 
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """The path as this machine has it: `~` is the home folder, wherever the library reads or writes."""
+    return Path(os.path.expanduser(path))
+
+
 @contextmanager
 def staged_folder(
     folder: str | os.PathLike[str], stale: Callable[[str], bool] = lambda name: False
@@ -25,10 +30,10 @@ def staged_folder(
 
     Args:
         folder: made if need be.
-        stale: the file names that this save replaces as a set (weights in other shards, say). Such files in the
-            folders written to, but not written by the block, are removed in the end.
+        stale: the files that this save replaces as a set (weights in other shards, say), by their paths in `folder`.
+            Such files in the folders written to, but not written by the block, are removed in the end.
     """
-    folder = Path(folder)
+    folder = local_path(folder)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"cannot save to {str(folder)!r}: it is a file, and a folder is needed")
     made = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -45,7 +50,7 @@ def staged_folder(
             os.replace(path, targets[path])
         for parent in {target.parent for target in targets.values()}:
             for path in parent.iterdir():
-                if stale(path.name) and path.is_file() and path not in targets.values():
+                if stale(path.relative_to(folder).as_posix()) and path.is_file() and path not in targets.values():
                     path.unlink()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -57,7 +62,7 @@ def staged_folder(
 @contextmanager
 def staged_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A scratch path beside `path`, of the same suffix, that replaces it when the block ends well."""
-    path = Path(path)
+    path = local_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
     usual = _usual_mode(path.parent)
@@ -81,7 +86,7 @@ def _usual_mode(folder: Path) -> int:
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The JSON object in `path`; a file that holds none is an error that names it."""
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(local_path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or a million brackets
         raise ValueError(f"{str(path)!r} is damaged: it is not JSON ({error})") from None
     if not isinstance(content, dict):

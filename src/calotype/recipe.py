@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from . import __version__
-from .files import staged_file
+from .files import local_path, staged_file
 from .hub import BUNDLED
 from .pipelines.quality import QUALITIES
 from .registry import SCHEDULERS, find, known
@@ -156,7 +156,7 @@ class Recipe:
         from PIL import Image
 
         try:
-            with Image.open(path, formats=("PNG",)) as picture:
+            with Image.open(local_path(path), formats=("PNG",)) as picture:
                 picture.load()
                 text = picture.text  # type: ignore[attr-defined]
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -207,9 +207,10 @@ class Recipe:
         pipeline: Any = DiffusionPipeline.from_pretrained(
             model or self.model, revision=None if model else self.revision, variant=self.variant,
             torch_dtype=getattr(torch, self.dtype), local_files_only=not (model or allow_download))
-        if usable:
+        pipeline = turned(pipeline, self.task, model or self.model)
+        if usable:  # last, since what is made of an old config is put right when a pipeline is made
             pipeline.scheduler = find(self.scheduler).from_config(self.scheduler_config)
-        return turned(pipeline, self.task, model or self.model)
+        return pipeline
 
     def pictures(
         self, pipeline: Any, on_step: OnStep = lambda done, total: None, inputs: Mapping[str, Any] | None = None
