@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .files import local_path
 from .words import check_choice
 
 ROLES = {"image": "RGB", "mask": "L", "depth_map": "F"}
@@ -28,7 +29,7 @@ def read_input(path: str | os.PathLike[str], role: str = "image") -> Any:
 
     check_choice("an input", role, ROLES)
     try:
-        with Image.open(path) as file:
+        with Image.open(local_path(path)) as file:
             picture = ImageOps.exif_transpose(file)
             picture.load()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -81,7 +82,7 @@ def find_input(
     """
     option, name = f"--{role.replace('_', '-')}", noted["file"]
     plain_name = Path(name).name == name and name.isprintable() and "\\" not in name  # it comes with somebody's picture
-    path = Path(given) if given else Path(beside) / name if plain_name else None
+    path = local_path(given) if given else local_path(beside) / name if plain_name else None
     if path is None or not os.path.isfile(path):
         where = f"{str(given)!r} is no file" if given else f"no file {name!r:.80} lies beside it"
         raise FileNotFoundError(f"the picture was made of another ({role}, {name!r:.80}), and {where}: "
