@@ -7,7 +7,7 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ def staged_folder(
     """A scratch folder inside `folder` whose files move into `folder`, each by one rename, when the block ends well.
 
     After an error nothing of the block is left and what `folder` held before is untouched. The scratch folder is
-    inside, and not beside, since the folder may be a mounted volume, and a rename cannot cross file systems. Files
-    move deepest first and JSON last, so that an index never names a file that is not there yet.
+    inside, and not beside, since the folder may be a mounted volume, and a rename cannot cross file systems. The JSON
+    that is replaced goes first, and the new comes last, deepest first: an index never names a file that is not there yet,
+    and a process that is killed in between leaves what cannot be loaded, not a mixture of two saves.
 
     Args:
         folder: made if need be.
@@ -42,21 +43,30 @@ def staged_folder(
         scratch.mkdir(parents=True)
         usual = _usual_mode(scratch)
         yield scratch
-        files = [path for path in scratch.rglob("*") if path.is_file()]
-        targets = {path: folder / path.relative_to(scratch) for path in files}
-        for path in sorted(files, key=lambda path: (-len(path.parts), path.suffix == ".json", path.name)):
+        targets = {path: folder / path.relative_to(scratch) for path in scratch.rglob("*") if path.is_file()}
+        order = sorted(targets, key=lambda path: (path.suffix == ".json", -len(path.parts), path.name))
+        indices = [path for path in order if path.suffix == ".json"]
+        for path in indices if len(order) > 1 else ():
+            targets[path].unlink(missing_ok=True)
+        for path in order:
+            if path in indices[:1]:
+                _remove_stale(folder, targets.values(), stale)
             targets[path].parent.mkdir(parents=True, exist_ok=True)
             path.chmod(usual)  # safetensors makes private files; what users save is theirs to share
             os.replace(path, targets[path])
-        for parent in {target.parent for target in targets.values()}:
-            for path in parent.iterdir():
-                if stale(path.relative_to(folder).as_posix()) and path.is_file() and path not in targets.values():
-                    path.unlink()
+        _remove_stale(folder, targets.values(), stale)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         for path in made:  # empty ones only: after a good end they are not
             with suppress(OSError):
                 path.rmdir()
+
+
+def _remove_stale(folder: Path, kept: Collection[Path], stale: Callable[[str], bool]) -> None:
+    for parent in {path.parent for path in kept}:
+        for path in parent.iterdir() if parent.is_dir() else ():
+            if stale(path.relative_to(folder).as_posix()) and path.is_file() and path not in kept:
+                path.unlink()
 
 
 @contextmanager

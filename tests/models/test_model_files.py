@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 
 import pytest
@@ -160,9 +162,9 @@ def loaded(model_class, folder, **options):
     return float(first[0])
 
 
-@pytest.mark.parametrize("variant", [None, "fp16"])
-@pytest.mark.parametrize("second", LAYOUTS)
-@pytest.mark.parametrize("first", LAYOUTS)
+@pytest.mark.parametrize(("first", "second", "variant"), [
+    *((*pair, None) for pair in itertools.permutations(LAYOUTS, 2) if "fewer shards" not in pair or "shards" in pair),
+    ("whole", "shards", "fp16"), ("shards", "whole", "fp16"), ("whole", "pickle", "fp16"), ("pickled shards", "pickle", "fp16")])
 def test_of_two_saves_the_one_is_loaded_that_the_oracle_loads(tmp_path, diffusers, first, second, variant):
     theirs = diffusers.UNet2DModel(**UNET)
     for value, layout in ((1.0, first), (2.0, second)):
@@ -200,6 +202,37 @@ def test_a_missing_shard_is_named_though_there_is_a_whole_file(tmp_path):
     lost.unlink()
     with pytest.raises(FileNotFoundError, match=lost.name):
         calotype.UNet2DModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "sizes", "room"), [("UNet2DModel", UNET, "60KB"), ("CLIPTextModel", {
+    "vocab_size": 99, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}, "3KB")])
+@pytest.mark.parametrize("divided", [(False, True), (True, False), (True, True)])
+def test_a_save_that_is_killed_leaves_no_mixture(tmp_path, monkeypatch, name, sizes, room, divided):
+    """Wherever it ends: the old weights, the new, or nothing that loads."""
+    import os
+
+    move, seen = os.replace, set()
+    for moves in range(400):
+        folder = tmp_path / str(moves)
+        model = filled(getattr(calotype, name)(**sizes), 1.0)
+        before, after = ({"max_shard_size": room} if one else {} for one in divided)
+        model.save_pretrained(folder, **before)
+        left = [moves]
+
+        def killed(source, target, left=left):
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            move(source, target)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "replace", killed)
+            with contextlib.suppress(KeyboardInterrupt):
+                filled(model, 2.0).save_pretrained(folder, **after)
+        seen.add(loaded(type(model), folder))
+        if left[0] >= 0:
+            break
+    assert seen == {1.0, None, 2.0}
 
 
 # -- transformers' classes ----------------------------------------------------------------------------------------------

@@ -147,7 +147,7 @@ def test_a_tilde_is_the_home_folder_wherever_one_saves_or_loads(folder, tmp_path
     pipe.load_lora_weights("~/lora")
     with files.staged_file("~/words/prompts.txt") as scratch:
         scratch.write_text("a cat")
-    assert read_prompts("~/words/prompts.txt")[0].text == "a cat"
+    assert read_prompts("~/words/prompts.txt")[0].prompt == "a cat"
     from PIL import Image
     from safetensors.torch import save_file
 
