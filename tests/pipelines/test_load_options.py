@@ -155,7 +155,7 @@ def test_a_tilde_is_the_home_folder_wherever_one_saves_or_loads(folder, tmp_path
     assert read_input("~/cat.png").size == (8, 8)
     save_file({"<cat>": torch.ones(16)}, home / "cat.safetensors")
     pipe.load_textual_inversion("~/cat.safetensors")
-    (home / "run.yaml").write_text("train_data_dir: ~/pictures\noutput_dir: ~/run\n")
+    (home / "run.yaml").write_text("train_data_dir: ~/pictures\noutput_dir: ~/run\nmax_train_steps: 1\n")
     settings = recipe("unconditional").Settings.read(file="~/run.yaml")
     assert (settings.train_data_dir, settings.output_dir) == (home / "pictures", home / "run")
     assert not list(here.iterdir())
