@@ -7,16 +7,16 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, ClassVar, NoReturn, TypeVar
 
 from . import hub
-from .files import read_json, to_json, write_json
+from .files import local_path, read_json, to_json, write_json
 from .words import check_keywords
 
 FORMAT_VERSION = "0.42.1"
 """The release of Diffusers whose file format is written, so that it reads our files without a question."""
 
+WRITTEN_BY = "_diffusers_version"  # the format's name for the release that wrote a file
 _DEFAULTED = "_use_default_values"  # the format's name for the arguments that nobody gave
 _log = logging.getLogger(__name__)
 _Self = TypeVar("_Self", bound="Configured")
@@ -78,6 +78,14 @@ class Configured:
         defaulted = [name for name in self._config.get(_DEFAULTED, ()) if name not in entries]
         object.__setattr__(self, "_config", FrozenConfig({**self._config, **entries, _DEFAULTED: defaulted}))
 
+    def with_entries(self: _Self, **entries: Any) -> _Self:
+        """The same, made anew with other values for entries of its config. What counts as given by default does not change."""
+        defaulted = self._config.get(_DEFAULTED, ())
+        made: _Self = type(self).from_config(
+            {**self._config, **entries, _DEFAULTED: [name for name in defaulted if name not in entries]})
+        object.__setattr__(made, "_config", FrozenConfig({**made._config, _DEFAULTED: defaulted}))
+        return made
+
     # -- making ---------------------------------------------------------------------------------------------------
 
     @classmethod
@@ -112,8 +120,9 @@ class Configured:
         defaulted = set(config.get(_DEFAULTED, ()))
         entries = {name: value for name, value in config.items() if name not in defaulted}
         made = cls(**{name: value for name, value in {**entries, **kwargs}.items() if name in takes})
-        foreign = {name: value for name, value in entries.items() if name not in takes and not name.startswith("_")}
-        _report_foreign(cls, foreign.keys() - cls._known_elsewhere() - kwargs.keys())
+        foreign = {name: value for name, value in entries.items()
+                   if name not in takes and (name == WRITTEN_BY or not name.startswith("_"))}
+        _report_foreign(cls, foreign.keys() - cls._known_elsewhere() - kwargs.keys() - {WRITTEN_BY})
         object.__setattr__(made, "_config", FrozenConfig({**foreign, **made._config}))
         unused = {name: value for name, value in kwargs.items() if name not in takes}
         return (made, unused) if return_unused_kwargs else made
@@ -132,7 +141,7 @@ class Configured:
             The config as a dictionary; with `return_unused_kwargs`, also the keyword arguments left over.
         """
         source, unused = hub.split_options(name_or_path, kwargs)
-        path = Path(name_or_path)
+        path = local_path(name_or_path)
         file = path if path.suffix == ".json" and path.is_file() else source.file(cls.config_name)
         config = read_json(file)
         return (config, unused) if return_unused_kwargs else config
@@ -141,7 +150,7 @@ class Configured:
 
     def _config_to_save(self) -> dict[str, Any]:
         shown = {name: value for name, value in self._config.items() if name != _DEFAULTED}
-        return shown | {"_class_name": type(self).__name__, "_diffusers_version": FORMAT_VERSION}
+        return shown | {"_class_name": type(self).__name__, WRITTEN_BY: FORMAT_VERSION}
 
     def to_json_string(self) -> str:
         """The config as the text of its file."""
@@ -149,7 +158,7 @@ class Configured:
 
     def save_config(self, save_directory: str | os.PathLike[str]) -> None:
         """Write the config file into the folder `save_directory`."""
-        write_json(Path(save_directory) / self.config_name, self._config_to_save())
+        write_json(local_path(save_directory) / self.config_name, self._config_to_save())
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} {self.to_json_string()}"

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .files import local_path
 from .picture_files import read_picture
 from .words import check_choice
 
@@ -76,7 +77,7 @@ def find_input(
     """
     option, name = f"--{role.replace('_', '-')}", noted["file"]
     plain_name = Path(name).name == name and name.isprintable() and "\\" not in name  # it comes with somebody's picture
-    path = Path(given) if given else Path(beside) / name if plain_name else None
+    path = local_path(given) if given else local_path(beside) / name if plain_name else None
     if path is None or not os.path.isfile(path):
         where = f"{str(given)!r} is no file" if given else f"no file {name!r:.80} lies beside it"
         raise FileNotFoundError(f"the picture was made of another ({role}, {name!r:.80}), and {where}: "

@@ -20,6 +20,7 @@ from pathlib import Path
 from threading import Thread
 from typing import IO, TYPE_CHECKING, Any
 
+from .files import local_path
 from .words import listing, some
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def _binary(source: Source, name: str) -> Iterator[IO[bytes]]:
     if isinstance(source, (bytes, bytearray, memoryview)):
         yield io.BytesIO(source)
     elif isinstance(source, (str, os.PathLike)):
-        path = Path(source)
+        path = local_path(source)
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(f"{name} is a folder, and a picture is needed: a file of {some(readable_formats())}")

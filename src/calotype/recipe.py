@@ -199,9 +199,10 @@ class Recipe:
         pipeline: Any = DiffusionPipeline.from_pretrained(
             model or self.model, revision=None if model else self.revision, variant=self.variant,
             torch_dtype=getattr(torch, self.dtype), local_files_only=not (model or allow_download))
-        if usable:
+        pipeline = turned(pipeline, self.task, model or self.model)
+        if usable:  # last, since what is made of an old config is put right when a pipeline is made
             pipeline.scheduler = find(self.scheduler).from_config(self.scheduler_config)
-        return turned(pipeline, self.task, model or self.model)
+        return pipeline
 
     def pictures(
         self, pipeline: Any, on_step: OnStep = lambda done, total: None, inputs: Mapping[str, Any] | None = None

@@ -125,8 +125,7 @@ class CLIPTokenizer:
         source, settings = split_options(pretrained_model_name_or_path, kwargs)
         settings.pop("use_fast", None)  # there is but the fast one
         check_keywords(f"{cls.__name__}.from_pretrained", settings, _SETTINGS)
-        prefix = f"{source.subfolder}/" if source.subfolder else ""
-        folder = source.folder(lambda names: [name for name in names if name in {prefix + file for file in _FILES}])
+        folder = source.folder(lambda names: [name for name in names if name in _FILES])
         has = {name: folder / name for name in _FILES if (folder / name).is_file()}
         if "tokenizer.json" not in has and not {"vocab.json", "merges.txt"} <= has.keys():
             held = some(sorted(path.name for path in folder.iterdir())) or "nothing"

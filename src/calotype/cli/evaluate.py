@@ -13,7 +13,7 @@ from ..contents import content_hash, locate
 from ..recipe import DTYPES
 from ..words import some
 from .making import choose_device, note, progress
-from .options import CHECKPOINT, Device, Steps, one_of
+from .options import CHECKPOINT, Device, Steps, at_home, one_of
 from .saving import check_writable, save_sheet
 
 _FEATURES = ("encoder", "clip", "inception")
@@ -36,9 +36,10 @@ def evaluate(
     features: Annotated[str | None, Option(callback=one_of("features", _FEATURES), help=(
         f"What pictures are compared by: {', '.join(_FEATURES)}."), show_default="clip with --clip, else encoder")] = None,
     clip: Annotated[str | None, Option(help="The folder of a CLIP picture encoder.")] = None,
-    output: Annotated[Path | None, Option("--output", "-o", help="Save the report here, as JSON.")] = None,
-    sheets: Annotated[Path | None, Option(file_okay=False, help="Save a contact sheet of each checkpoint here.")] = None,
-    pictures: Annotated[Path | None, Option(file_okay=False, help=(
+    output: Annotated[Path | None, Option("--output", "-o", callback=at_home, help="Save the report here, as JSON.")] = None,
+    sheets: Annotated[Path | None, Option(
+        callback=at_home, file_okay=False, help="Save a contact sheet of each checkpoint here.")] = None,
+    pictures: Annotated[Path | None, Option(callback=at_home, file_okay=False, help=(
         "Keep the pictures here; what is there already is not made again."))] = None,
     device: Device = None,
     dtype: Annotated[str | None, Option(callback=one_of("dtype", DTYPES), help=(

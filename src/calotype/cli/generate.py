@@ -12,7 +12,7 @@ from typer import Argument, Option
 from ..recipe import Recipe
 from ..tasks import native_size
 from .making import Wanted, check_all, load, make, note, plan
-from .options import Saving, Size, Source, Steps, TextSource, Wishes
+from .options import Saving, Size, Source, Steps, TextSource, Wishes, at_home
 from .saving import file_name, numbered, read_prompts
 
 
@@ -20,7 +20,7 @@ def generate(
     prompt: Annotated[str | None, Argument(help="What the picture should show.", show_default=False)] = None,
     prompts: Annotated[Path | None, Option(exists=True, dir_okay=False, help=(
         "A file of prompts, one a line; blank lines and those that begin with # are skipped."))] = None,
-    out_dir: Annotated[Path | None, Option(file_okay=False, help=(
+    out_dir: Annotated[Path | None, Option(callback=at_home, file_okay=False, help=(
         "For the pictures of --prompts: 0001-a-red-apple.png, … What exists is skipped, but for --overwrite."))] = None,
     *, wishes: Wishes, size: Size, saving: Saving, source: TextSource,
 ) -> None:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from typer import Option
 
+from ..files import local_path
 from ..pipelines.quality import QUALITIES
 from ..recipe import DTYPES, SYNTAXES
 from ..scheduler_names import meaning
@@ -43,7 +44,18 @@ def _solver(given: str | None) -> str | None:
         raise typer.BadParameter(str(error)) from None
 
 
-saved_as = one_of("the file's extension", FORMATS, lambda path: path.suffix.lower())
+_picture = one_of("the file's extension", FORMATS, lambda path: path.suffix.lower())
+
+
+def at_home(given: Path | None) -> Path | None:
+    """A path whose `~`, which no shell replaces after `--output=`, is the home folder."""
+    return given and local_path(given)
+
+
+def saved_as(given: Path | None) -> Path | None:
+    """The same of a picture's file, whose extension is checked."""
+    return at_home(_picture(given))
+
 
 Device = Annotated[str | None, Option(help="cuda, cuda:1, mps or cpu.", show_default="the best there is")]
 Overwrite = Annotated[bool | None, Option(help="Replace files that exist.", show_default="yes")]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..files import local_path
 from ..images.conversion import pil_to_tensor
 from ..inputs import read_input
 from ..training.entries import as_captions
@@ -66,7 +66,7 @@ def read_prompts(path: str | os.PathLike[str], seed: int = 0, count: int | None 
     Raises:
         ValueError: a row that is none, or no rows; names the file and the line.
     """
-    path = Path(path)
+    path = local_path(path)
     if path.suffix == ".jsonl":
         prompts = [_prompt(entry, seed + i, f"{str(path)!r}, line {number}")
                    for i, (number, entry) in enumerate(table_rows(path))]

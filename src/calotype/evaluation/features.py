@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..files import local_path
 from ..models.layers import normed
 from ..words import check_choice
 
@@ -173,7 +174,7 @@ class InceptionFeatures(Features):
     file = "weights-inception-2015-12-05-6726825d.pth"
 
     def __init__(self, weights: str | os.PathLike[str] | None = None, device: torch.device | str = "cpu") -> None:
-        path = Path(weights) if weights is not None else Path(torch.hub.get_dir()) / "checkpoints" / self.file
+        path = local_path(weights) if weights is not None else Path(torch.hub.get_dir()) / "checkpoints" / self.file
         if not path.is_file():
             raise FileNotFoundError(f"the features 'inception' need the weights {str(path)!r}, which are not there and are not "
                                     "downloaded here; the features 'encoder' need nothing")

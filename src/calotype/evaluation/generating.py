@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..files import staged_file, to_json
+from ..files import local_path, staged_file, to_json
 from ..inputs import read_input
 from .data import Prompt
 
@@ -51,7 +51,7 @@ def generated(
     paths: list[Path | None] = [None] * len(prompts)
     if folder is not None:
         made_by = fingerprint(pipeline) + json.dumps(settings, sort_keys=True)
-        paths = [Path(folder) / _name(one if conditional else Prompt("", one.seed), made_by) for one in prompts]
+        paths = [local_path(folder) / _name(one if conditional else Prompt("", one.seed), made_by) for one in prompts]
     pictures: list[Any] = [read_input(path) if path and path.is_file() else None for path in paths]
     todo = [i for i, picture in enumerate(pictures) if picture is None]
     on_done(len(prompts) - len(todo), len(prompts))

@@ -32,6 +32,7 @@ class StableDiffusionDepth2ImgPipeline(TextualInversion, LatentPipeline):
             installed: then calls need a `depth_map`. feature_extractor: transformers' `DPTImageProcessor`, or `None`.
     """
 
+    _right_size = True
     _callback_tensor_inputs = ("latents", "prompt_embeds", "negative_prompt_embeds", "depth_mask")
     optional_components = ("depth_estimator", "feature_extractor")
     depth_estimator: Any

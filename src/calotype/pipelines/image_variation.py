@@ -23,6 +23,7 @@ class StableDiffusionImageVariationPipeline(LatentPipeline):
         requires_safety_checker: whether the checkpoint asks for one.
     """
 
+    _right_size = True
     image_encoder: Any
     optional_components = ("safety_checker",)
 

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..prompts.encode import Prompt
+from .old_configs import LATENTS_ARE_NOT_CLIPPED
 from .request import Request, takes_request
 from .stable_diffusion import StableDiffusionBase
 
 
 class StableDiffusionImg2ImgPipeline(StableDiffusionBase):
     """Pictures changed by a text. Its components are those of `StableDiffusionBase`."""
+
+    _right_entries, _right_size = LATENTS_ARE_NOT_CLIPPED, True
 
     @takes_request
     def __call__(

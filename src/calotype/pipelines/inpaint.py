@@ -17,6 +17,7 @@ from ..prompts.encode import Prompt
 from .guided import GuidedGeneration
 from .img2img import check_strength
 from .latent import GivenImages
+from .old_configs import NO_RUNGE_KUTTA
 from .request import Request, takes_request
 from .stable_diffusion import StableDiffusionBase
 
@@ -28,6 +29,7 @@ class StableDiffusionInpaintPipeline(StableDiffusionBase):
     step, noised to that step's level.
     """
 
+    _right_entries, _right_size = NO_RUNGE_KUTTA, True
     _callback_tensor_inputs = ("latents", "prompt_embeds", "negative_prompt_embeds", "mask", "masked_image_latents")
 
     @cached_property

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from .base import DiffusionPipeline, ImagePipelineOutput
 from .decoding import decoded
 from .guided import GuidedGeneration
 from .lora import LoraAdapters
+from .old_configs import right_scheduler, right_size
 from .request import Request
 
 
@@ -54,6 +55,17 @@ class LatentPipeline(LoraAdapters, DiffusionPipeline):
     scheduler: Any
     safety_checker: Any = None
     feature_extractor: Any = None
+
+    _right_entries: ClassVar[Mapping[str, Any]] = {}
+    _right_size: ClassVar[bool] = False
+    """What is put right in old configs: see `old_configs`."""
+
+    def register_modules(self, **components: Any) -> None:
+        """Make `components` attributes of the pipeline, old ones put right where pipelines of this class do so."""
+        components["scheduler"] = right_scheduler(components["scheduler"], self._right_entries)
+        if self._right_size:
+            right_size(components["unet"])
+        super().register_modules(**components)
 
     _callback_tensor_inputs: tuple[str, ...] = ("latents", "prompt_embeds", "negative_prompt_embeds")
     _resample = "lanczos"  # how the pictures of calls are resized

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..files import local_path
 from ..hub import split_options
 from ..runtime.offload import check_stays
 from ..weights import read_tensors
@@ -175,7 +175,7 @@ def _read(
     """What a source holds: its tensor or mapping."""
     if isinstance(source, (Tensor, Mapping)):
         return source
-    path = Path(source).expanduser()
+    path = local_path(source)
     if not path.is_file():
         name = weight_name or f"learned_embeds.{'bin' if use_safetensors is False else 'safetensors'}"
         origin, _ = split_options(source, {**where, "token": hf_token})

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..files import local_path
 from ..words import nearest, some
 from .entries import Entry, as_captions, check_column
 
@@ -32,7 +33,7 @@ def folder_entries(folder: str | os.PathLike[str], caption_column: str | None = 
         FileNotFoundError: there is no such folder, no pictures are in it, or metadata names one that is not there.
         ValueError: metadata that cannot be read, or has no such column; names file and line.
     """
-    folder = Path(folder)
+    folder = local_path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{str(folder)!r} is " + ("a file" if folder.exists() else "not there")
                                 + "; a folder of pictures is needed")

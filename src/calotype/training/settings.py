@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ..files import staged_file
+from ..files import local_path, staged_file
 from ..words import nearest
 
 _Self = TypeVar("_Self", bound="Settings")
@@ -21,6 +21,12 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
+    @field_validator("*")
+    @classmethod
+    def _at_home(cls, value: Any) -> Any:
+        """`~` is the home folder, in a file of settings too, which no shell reads."""
+        return local_path(value) if isinstance(value, Path) else value
+
     @classmethod
     def read(cls: type[_Self], given: Mapping[str, Any] | None = None, file: Path | str | None = None) -> _Self:
         """Settings from a YAML file, and on top of it those that are given.
@@ -28,7 +34,7 @@ class Settings(BaseModel):
         Raises:
             ValueError: a setting that there is not, is missing, or has a value that it cannot have; every one is named.
         """
-        entries = dict(_read_yaml(Path(file)) if file is not None else {}) | dict(given or {})
+        entries = dict(_read_yaml(local_path(file)) if file is not None else {}) | dict(given or {})
         try:
             return cls.model_validate(entries)
         except ValidationError as error:

@@ -20,7 +20,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..files import read_json
+from ..files import local_path, read_json
 from .batches import Batches
 from .checkpoints import checkpoints, load_checkpoint, save_checkpoint
 from .distributed import for_inference, free_gathered, unsynchronised, whole, wrapped
@@ -123,7 +123,7 @@ class Trainer:
         found = checkpoints(folder)
         if wanted == "latest" and not found:
             return 0
-        named = (found[-1],) if wanted == "latest" else (Path(wanted), folder / wanted)  # "checkpoint-500" is understood too
+        named = (found[-1],) if wanted == "latest" else (local_path(wanted), folder / wanted)  # of the second, the name is enough
         path = next((path for path in named if (path / "training.json").is_file()), None)
         if path is None:
             raise FileNotFoundError(f"resume_from_checkpoint is {wanted!r}, which is no checkpoint's folder; it can be 'latest', "
