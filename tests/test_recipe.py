@@ -118,7 +118,7 @@ def test_other_programs_see_the_usual_words(tmp_path):
     ({"index": 8, "batch": 9}, "picture 8 with seed 7"),
     ({"seed": -1}, "seed is -1"),
     ({"stepz": 3}, "no argument 'stepz'; did you mean 'steps'"),
-    ({"format": 3}, "format 3, newer than 2"),
+    ({"format": 4}, "format 4, newer than 3"),
     ({"format": 0}, "format is 0"),
     ({"format": True}, "format is int"),
     ({"format": "2"}, "format is int"),
@@ -147,7 +147,8 @@ def test_a_newer_format_is_read_as_far_as_it_is_known(tmp_path):
 
 
 def test_the_first_format_is_read(tmp_path):
-    since = ("inputs", "strength", "padding", "blur", "overlay", "prompt_syntax", "long_prompts", "clip_skip", "quality")
+    since = ("inputs", "strength", "padding", "blur", "overlay", "prompt_syntax", "long_prompts", "clip_skip", "quality",
+             "adapters", "embeddings", "compiled")
     first = {name: value for name, value in asdict(plain).items() if name not in since} | {"format": 1}
     assert Recipe.from_png(write(tmp_path / "x.png", json.dumps(first))) == plain
 

@@ -90,7 +90,7 @@ def test_other_formats(tmp_path, name):
     (["--model", str(EMOJI / "unet")], 1, "model_index.json"),
     (["--device", "cuda:9"], 1, "no device 'cuda:9' here: there is"),
     (["--height", "63"], 1, "height is 63, but must be a multiple of 8"),
-    (["-o", "kept.png", "--no-overwrite"], 1, "'kept.png' exists"),
+    (["-o", "kept.png"], 1, "'kept.png' exists; name another file, or have it replaced by --overwrite (-f)"),
     (["-o", "folder.png"], 1, "'folder.png' is a folder"),
     (["-o", "kept.png/x.png"], 1, "no folder that may be written to"),
 ])
@@ -123,7 +123,7 @@ def test_ctrl_c_while_saving(apple, monkeypatch):
 
     before = apple.read_bytes()
     monkeypatch.setattr(Image.Image, "save", half)
-    call("generate", "x", "-o", apple, "--steps", 1, code=130)
+    call("generate", "x", "-o", apple, "-f", "--steps", 1, code=130)
     assert apple.read_bytes() == before
     assert list(apple.parent.iterdir()) == [apple]
 
@@ -193,7 +193,8 @@ def test_a_contact_sheet(tiny, here):
         assert sheet.crop(box).tobytes() == Image.open(f"x-{i}.png").tobytes()
     assert sheet.getpixel((40, 30)) == (255, 255, 255)
     assert "contact sheet needs another" in call(*words, "--grid", "x-1.png", "-o", "x.png", code=1)
-    assert "'sheet.png' exists" in call(*words, "--grid", "sheet.png", "--no-overwrite", code=1)
+    assert "'sheet.png' exists" in call(*words, "--grid", "sheet.png", code=1)
+    assert "saved sheet.png" in call(*words, "--grid", "sheet.png", "--overwrite")
 
 
 def test_what_a_pipeline_does_by_itself(tiny, here):

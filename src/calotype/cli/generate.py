@@ -12,12 +12,12 @@ from typer import Argument, Option
 from ..recipe import Recipe
 from ..tasks import native_size
 from .making import Wanted, check_all, load, make, note, plan
-from .options import Saving, Size, Source, Steps, TextSource, Wishes
+from .options import Saving, Size, Source, Steps, TextSource, Wishes, text
 from .saving import file_name, numbered, read_prompts
 
 
 def generate(
-    prompt: Annotated[str | None, Argument(help="What the picture should show.", show_default=False)] = None,
+    prompt: Annotated[str | None, Argument(callback=text, help="What the picture should show.", show_default=False)] = None,
     prompts: Annotated[Path | None, Option(exists=True, dir_okay=False, help=(
         "A file of prompts, one a line; blank lines and those that begin with # are skipped."))] = None,
     out_dir: Annotated[Path | None, Option(file_okay=False, help=(
@@ -37,8 +37,10 @@ def generate(
             raise typer.BadParameter("the pictures of --prompts go into --out-dir FOLDER, or onto --grid FILE, or both; "
                                      "-o is for one prompt")
         wanted, columns = _plan_all(read_prompts(prompts), out_dir, saving, wishes), saving.count if saving.count > 1 else None
-        if all(one.there for one in wanted) and not saving.grid:
+        sheet_there = saving.grid is None or (saving.grid.is_file() and not saving.overwrite)
+        if all(one.there for one in wanted) and sheet_there:
             return typer.echo(f"nothing to do: all {len(wanted)} pictures are there")
+        check_all([one.path for one in wanted if not one.there], saving)
     pipeline, facts = load(source, "text-to-image")
     height, width = pipeline.picture_size(size.height, size.width)
     make(wanted, pipeline, saving, columns=columns, height=height, width=width, **facts | wishes.facts())
@@ -56,7 +58,6 @@ def _plan_all(prompts: list[str], folder: Path | None, saving: Saving, wishes: W
                 typer.echo(f"skipped {path}: it exists")
                 _compare(path, prompt, wishes)
             wanted.append(Wanted(wishes.read(prompt, seed), seed, path, there))
-    check_all([one.path for one in wanted if not one.there], saving)
     return wanted
 
 
