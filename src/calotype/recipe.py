@@ -171,7 +171,9 @@ class Recipe:
             with Image.open(path, formats=("PNG",)) as picture:
                 picture.load()
                 text = picture.text  # type: ignore[attr-defined]
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except Image.DecompressionBombError as error:
+            raise ValueError(f"{str(path)!r} has more pixels than is safe to read ({error})") from None
+        except (OSError, ValueError, SyntaxError) as error:
             if getattr(error, "errno", None):
                 raise
             raise ValueError(f"{str(path)!r} is damaged or no PNG ({error})") from None

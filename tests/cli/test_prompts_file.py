@@ -69,6 +69,10 @@ def test_a_sheet_has_a_row_for_each_prompt(words, here):
     for i, name in enumerate(names(here / "out")):
         left, top = i % 2 * 36, i // 2 * 36
         assert sheet.crop((left, top, left + 32, top + 32)).tobytes() == Image.open(here / "out" / name).tobytes()
+    assert "nothing to do" in call(*words, "--out-dir", "out", "--count", 2, "--grid", "sheet.png")
+    (here / "out" / "0001-a-red-heart-0.png").unlink()
+    assert "'sheet.png' exists" in call(*words, "--out-dir", "out", "--count", 2, "--grid", "sheet.png", code=1)
+    assert not (here / "out" / "0001-a-red-heart-0.png").exists()
     call(*words, "--grid", "alone.png")
     assert names(here) == ["alone.png", "out", "prompts.txt", "sheet.png"]
 

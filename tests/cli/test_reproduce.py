@@ -24,6 +24,14 @@ def test_the_same_picture_again(apple):
     assert Recipe.from_png("again.png") == Recipe.from_png(apple)
 
 
+def test_what_exists_is_not_replaced(apple):
+    Path("again.png").write_text("mine")
+    assert "'again.png' exists" in call("reproduce", apple, "-o", "again.png", code=1)
+    assert "'apple.png' exists" in call("reproduce", apple, "-o", "apple.png", code=1)
+    assert Path("again.png").read_text() == "mine"
+    assert "saved again.png" in call("reproduce", apple, "-o", "again.png", "-f")
+
+
 def test_a_changed_picture(apple):
     recipe = Recipe.from_png(apple)
     pixels = np.array(Image.open(apple))

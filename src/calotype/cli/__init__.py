@@ -6,8 +6,6 @@ Nothing heavy is imported before a command needs it: help, and errors in what wa
 
 from __future__ import annotations
 
-from typing import Any
-
 
 def main() -> None:
     """What the command `calotype` runs."""
@@ -19,7 +17,7 @@ def main() -> None:
     process.run(app)
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from .commands import app

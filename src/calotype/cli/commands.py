@@ -33,8 +33,8 @@ class _Commands(TyperGroup):
 
 
 def _explain(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.strerror}: {str(error.filename)!r}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f": {str(error.filename)!r}" if error.filename else "")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error):
         said = f" ({str(error).splitlines()[0]})" if str(error) else ""
         return f"not enough memory; a smaller --height and --width or --dtype float16 need less{said}"

@@ -91,16 +91,19 @@ def saved_beside() -> Iterator[Callable[..., None]]:
     At the end of the block all is saved, also after an error in it; what cannot be saved is an error at the next call, or there.
     """
     pending: deque[Future[None]] = deque()
-    with ThreadPoolExecutor(1) as beside:
+    beside = ThreadPoolExecutor(1)
 
-        def keep(*args: Any) -> None:
-            while pending and pending[0].done():  # they end in order
-                pending.popleft().result()
-            pending.append(beside.submit(save, *args))
+    def keep(*args: Any) -> None:
+        while pending and pending[0].done():  # they end in order
+            pending.popleft().result()
+        pending.append(beside.submit(save, *args))
 
+    try:
         yield keep
-    for one in pending:
-        one.result()
+        for one in pending:
+            one.result()
+    finally:
+        beside.shutdown()  # which waits; so a first Ctrl-C while the last pictures are saved does not lose them
 
 
 def _save_plain(picture: Any, path: Path) -> None:

@@ -6,12 +6,11 @@ import inspect
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 from typer import Option
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from .process import work_begins
 
@@ -32,8 +31,11 @@ class Recipes(TyperGroup):
         return list(_WORDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in _WORDS or ctx.resilient_parsing:  # that: a shell is completing, and waits for no torch
+        if cmd_name not in _WORDS:
             return None
+        if ctx.resilient_parsing:  # a shell is completing what is typed, and waits for no torch
+            return TyperCommand(cmd_name, help=_WORDS[cmd_name], context_settings={
+                "ignore_unknown_options": True, "allow_extra_args": True})
         try:
             import accelerate  # noqa: F401
             import pydantic  # noqa: F401
@@ -43,10 +45,6 @@ class Recipes(TyperGroup):
         app = typer.Typer(add_completion=False)
         app.command(cmd_name, help=_WORDS[cmd_name])(_command(cmd_name))
         return typer.main.get_command(app)
-
-    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
-        return [SimpleNamespace(value=name, type="plain", help=text) for name, text in _WORDS.items()
-                if name.startswith(incomplete)]
 
 
 recipes = typer.Typer(
