@@ -105,12 +105,17 @@ def find_embedding(text: str) -> Addition:
     return _found("embedding", name, token=token)
 
 
+def told_name(name: str) -> str:
+    """What a recipe calls a file, a folder or a Hub repository: where files are is nobody's business."""
+    path = os.path.expanduser(name)
+    return Path(path).resolve().name if os.path.exists(path) else name
+
+
 def _found(kind: str, name: str, **own: Any) -> Addition:
     path = _locate(kind, name)
-    on_hub = not os.path.exists(os.path.expanduser(name))
-    commit = path.parent.name if on_hub and re.fullmatch(r"[0-9a-f]{40}", path.parent.name) else None
-    file = name if on_hub else Path(os.path.expanduser(name)).resolve().name  # where files are is nobody's business
-    return Addition(path, {"file": file, "revision": commit, "content": _content(path), **own})
+    from_hub = not os.path.exists(os.path.expanduser(name)) and re.fullmatch(r"[0-9a-f]{40}", path.parent.name)
+    return Addition(path, {"file": told_name(name), "revision": path.parent.name if from_hub else None,
+                           "content": _content(path), **own})
 
 
 def _locate(kind: str, name: str, **where: Any) -> Path:

@@ -202,6 +202,17 @@ def test_errors(style, tiny, here, words, code, said):
     assert not Path("x.png").exists()
 
 
+def test_a_run_that_goes_on(style, tiny, here):
+    """What is there is compared with what would be made now."""
+    (here / "prompts.txt").write_text("a <toy>\n")
+    words = ["generate", "--prompts", "prompts.txt", "--model", tiny, "--steps", 1, "--seed", 3, "--out-dir", "out"]
+    given = ["--lora", "style=0.5", "--embedding", "word"]
+    call(*words, *given)
+    assert "note" not in call(*words, *given)
+    assert "made with another adapter;" in call(*words, "--lora", "style", "--embedding", "word")
+    assert "made with another embedding;" in call(*words, *given[:2])
+
+
 def test_an_equals_sign_may_be_in_a_name(here):
     assert parse_adapter("a=0.5") == ("a", 0.5)
     assert parse_embedding("a=<b=c>") == ("a", "<b=c>")

@@ -12,7 +12,7 @@ import typer
 from PIL import Image
 
 from calotype import files
-from calotype.cli.options import text
+from calotype.cli.checks import text
 from calotype.cli.saving import file_name, saved_beside
 from calotype.recipe import Recipe
 

@@ -58,6 +58,8 @@ def test_what_exists_of_other_settings_is_a_note(words, here):
     assert "0001-a-red-heart.png was made with another negative_prompt and steps" in said
     assert "0003-a-red-blue-heart.png is not a picture as Calotype saves it" in said
     assert (here / "out" / "0003-a-red-blue-heart.png").read_text() == "mine"
+    said = call(*words, "--out-dir", "out", "--lora", "style=0.5", "--model", "calotype/emoji", "--wildcards")
+    assert "0001-a-red-heart.png was made with another model and adapter; --overwrite" in said
 
 
 def test_a_sheet_has_a_row_for_each_prompt(words, here):

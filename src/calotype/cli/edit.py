@@ -10,8 +10,9 @@ from typer import Argument, Option
 
 from ..inputs import note_input, read_input
 from ..tasks import whole_size
+from .checks import text
 from .making import load, make, plan
-from .options import Saving, Size, Source, Strength, TextSource, Wishes, text
+from .options import Saving, Size, Source, Strength, TextSource, Wishes
 
 _File = {"exists": True, "dir_okay": False, "show_default": False}
 Photo = Annotated[Path, Argument(help="The picture that is changed.", **_File)]

@@ -12,8 +12,9 @@ from typer import Argument, Option
 from ..contents import content_hash, locate
 from ..hub import BUNDLED
 from ..words import some
+from .checks import choice, starting
 from .making import choose_device, note, progress
-from .options import CHECKPOINT, Device, Dtype, Overwrite, Steps, choice, starting
+from .options import CHECKPOINT, Device, Dtype, Overwrite, Steps
 from .process import work_begins
 from .saving import check_writable, save_sheet
 

@@ -1,113 +1,36 @@
-"""What can be typed after more than one command, and how it is checked."""
+"""What can be typed after more than one command."""
 
 from __future__ import annotations
 
 import copy
 import functools
-import glob
 import inspect
-import os
-import re
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
-import typer
 from typer import Option
 
-from ..additions import Addition, find_adapter, find_embedding, parse_adapter
+from ..additions import Addition, find_adapter, find_embedding, parse_adapter, parse_embedding, told_name
 from ..hub import BUNDLED
 from ..pipelines.quality import QUALITIES
 from ..recipe import DTYPES, SYNTAXES
 from ..registry import SCHEDULERS
-from ..scheduler_names import SHORT_NAMES, meaning
-from ..words import listing, nearest
+from ..scheduler_names import SHORT_NAMES
+from . import checks
+from .checks import choice, starting
 
-FORMATS = (".png", ".jpg", ".jpeg", ".webp")
 CHECKPOINT = "A bundled name, a folder, or a Hub repository."
 DEFAULT_MODEL = "calotype/emoji"
 OFFLOADS = ("model", "layers")
-_DEVICES = ("auto", "cpu", "cuda", "cuda:1", "mps")
 _NATURAL = "the model's, or the given picture's"
 
 
-def one_of(what: str, allowed: Sequence[str], read: Callable[[Any], str] = str) -> Callable[[Any], Any]:
-    """A check of an option, that what `read` sees in it is one of `allowed`."""
-
-    def check(given: Any) -> Any:
-        if given is not None and read(given) not in allowed:
-            raise typer.BadParameter(f"{what} is {read(given)!r}, but must be {listing(allowed)}{nearest(read(given), allowed)}")
-        return given
-
-    return check
-
-
-def starting(words: Iterable[str], folders: bool = False) -> Callable[[str], list[str]]:
-    """What a shell offers for the beginning of a word: those of `words`, and, if wanted, folders that there are."""
-
-    def offered(incomplete: str) -> list[str]:
-        found = [word for word in words if word.startswith(incomplete)]
-        if folders and (incomplete or not found):
-            found += sorted(glob.glob(f"{glob.escape(incomplete)}*/"))
-        return found
-
-    return offered
-
-
-def choice(what: str, allowed: Sequence[str], **named: Any) -> Any:
-    """An option that is one of a few words."""
-    return Option(callback=one_of(what, allowed), autocompletion=starting(allowed), **named)
-
-
-def _solver(given: str | None) -> str | None:
-    try:
-        return given and meaning(given) and given
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-
-
-def _device(given: str | None) -> str | None:
-    if given is not None and not re.fullmatch(r"(auto|cpu|mps|cuda(:\d{1,3})?)", given, re.ASCII):
-        raise typer.BadParameter(f"device is {given!r:.80}, but must be {listing(_DEVICES)}{nearest(given, _DEVICES)}")
-    return given
-
-
-def file_name(given: Path | None) -> Path | None:
-    """A check of a file to be written: that its extension says a format."""
-    if given is not None and given.is_dir() and not given.suffix:
-        raise typer.BadParameter(f"{str(given)!r} is a folder; name a file in it, such as {str(given / 'picture.png')!r}")
-    return saved_as(given)
-
-
-def text(given: str | None) -> str | None:
-    """A check that what is typed is text. Where the locale is not one of UTF-8, what is typed may be in UTF-8 all the same."""
-    try:
-        if given:
-            given.encode()
-        return given
-    except UnicodeEncodeError:  # bytes that Python could not decode
-        pass
-    try:
-        return os.fsencode(str(given)).decode()
-    except UnicodeError:
-        raise typer.BadParameter(f"{given!r:.80} is no text in UTF-8") from None
-
-
-def _weighted(given: list[str] | None) -> list[str] | None:
-    for one in given or ():
-        try:
-            parse_adapter(one)
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from None
-    return given
-
-
-saved_as = one_of("the file's extension", FORMATS, lambda path: path.suffix.lower())
-
 Device = Annotated[str | None, Option(
-    callback=_device, autocompletion=starting(_DEVICES), help=f"{', '.join(_DEVICES)}.", show_default="auto: the best there is")]
+    callback=checks.device, autocompletion=starting(checks.DEVICES), help=f"{', '.join(checks.DEVICES)}.",
+    show_default="auto: the best there is")]
 Overwrite = Annotated[bool, Option("--overwrite", "-f", help="Replace files that exist.")]
 Offload = Annotated[str | None, choice("offload", OFFLOADS, help=(
     f"Keep weights on the CPU until they are used, a model or a few layers at a time: {', '.join(OFFLOADS)}. "
@@ -127,7 +50,7 @@ class Source:
 
     model: Model
     scheduler: Annotated[str | None, Option(
-        callback=_solver, autocompletion=starting([*SHORT_NAMES, *SCHEDULERS]), help=(
+        callback=checks.solver, autocompletion=starting([*SHORT_NAMES, *SCHEDULERS]), help=(
             "Another solver, by class or short name; see `calotype schedulers`."))] = None
     device: Device = None
     dtype: Dtype = None
@@ -141,13 +64,17 @@ class Source:
         """The adapters and embeddings that it is used with, found, by kind."""
         return {}
 
+    def facts(self) -> dict[str, Any]:
+        """What a recipe says of them, as far as that is known without looking for anything."""
+        return {"model": told_name(self.model), "compiled": self.compiled}
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextSource(Source):
     """The checkpoint, and how it runs."""
 
     model: Model = DEFAULT_MODEL
-    lora: Annotated[list[str] | None, Option(callback=_weighted, metavar="NAME_OR_FILE[=WEIGHT]", help=(
+    lora: Annotated[list[str] | None, Option(callback=checks.weighted, metavar="NAME_OR_FILE[=WEIGHT]", help=(
         "A LoRA adapter: a file, a folder or a Hub repository, and how much it counts. May be repeated."))] = None
     embedding: Annotated[list[str] | None, Option(metavar="NAME_OR_FILE[=TOKEN]", help=(
         "A learned word (textual inversion): a file, a folder or a Hub repository, and what to call it in prompts. "
@@ -156,6 +83,11 @@ class TextSource(Source):
     def additions(self) -> dict[str, list[Addition]]:
         return {"adapter": [find_adapter(one) for one in self.lora or ()],
                 "embedding": [find_embedding(one) for one in self.embedding or ()]}
+
+    def facts(self) -> dict[str, Any]:
+        adapters, embeddings = map(parse_adapter, self.lora or ()), map(parse_embedding, self.embedding or ())
+        return super().facts() | {"adapters": [{"file": told_name(name), "weight": weight} for name, weight in adapters],
+                                  "embeddings": [{"file": told_name(name), "token": token} for name, token in embeddings]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +98,7 @@ class Wishes:
     guidance: Annotated[float | None, Option(
         help="How much the prompt counts; up to 1 not at all, which is faster.",
         show_default="the pipeline's, mostly 7.5")] = None
-    negative: Annotated[str, Option(callback=text, help="What should not be seen.")] = ""
+    negative: Annotated[str, Option(callback=checks.text, help="What should not be seen.")] = ""
     syntax: Annotated[str | None, choice("syntax", SYNTAXES, help=(
         "How weights are written in prompts: a1111, as (red:1.3), or compel, as red++."), show_default="there are none")] = None
     wildcards: Annotated[bool, Option("--wildcards", help="Of {red|blue}, each picture has one, by its seed.")] = False
@@ -195,9 +127,9 @@ class Wishes:
 class Saving:
     """The pictures."""
 
-    output: Annotated[Path | None, Option("--output", "-o", callback=file_name, help=(
-        f"Where to save it: {', '.join(FORMATS)}. PNG keeps the recipe."), show_default="NAME-SEED.png")] = None
-    grid: Annotated[Path | None, Option(callback=file_name, help=(
+    output: Annotated[Path | None, Option("--output", "-o", callback=checks.file_name, help=(
+        f"Where to save it: {', '.join(checks.FORMATS)}. PNG keeps the recipe."), show_default="NAME-SEED.png")] = None
+    grid: Annotated[Path | None, Option(callback=checks.file_name, help=(
         "Save a contact sheet of all pictures here; without -o or --out-dir, nothing else."))] = None
     seed: Annotated[int | None, Option(
         min=0, max=2**52, help="Picture i has the seed SEED + i.", show_default="random")] = None

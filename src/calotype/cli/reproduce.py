@@ -15,8 +15,9 @@ from ..hub import BUNDLED
 from ..inputs import find_input
 from ..recipe import Recipe, pixel_hash
 from ..words import listing
+from .checks import file_name, starting
 from .making import choose_device, facts_of, note, place, progress
-from .options import DEFAULT_MODEL, Device, Offload, Overwrite, file_name, starting
+from .options import DEFAULT_MODEL, Device, Offload, Overwrite
 from .process import work_begins
 from .saving import check_writable, save
 

@@ -8,7 +8,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ def check_writable(paths: Sequence[Path], overwrite: bool, inputs: Iterable[Path
     """Find out before the work whether its results can be saved; what exists is only replaced with `overwrite`."""
     inputs = [one for one in inputs if os.path.isfile(one)]
     for path in paths:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.lstat()  # a name that is too long, or a folder that may not be entered, is an error
         if path.is_dir():
             raise IsADirectoryError(f"{str(path)!r} is a folder; name a file in it")
         if path.exists() and any(path.samefile(one) for one in inputs):
@@ -32,7 +34,7 @@ def check_writable(paths: Sequence[Path], overwrite: bool, inputs: Iterable[Path
         folder = next(parent for parent in path.absolute().parents if parent.exists())
         if not folder.is_dir() or not os.access(folder, os.W_OK):
             raise PermissionError(f"{str(path)!r} cannot be saved: {str(folder)!r} is no folder that may be written to")
-    there = [path for path in paths if path.exists()]
+    there = [path for path in paths if os.path.lexists(path)]
     if there and not overwrite:
         more = f", and so do {len(there) - 1} more" if len(there) > 1 else ""
         raise FileExistsError(f"{str(there[0])!r} exists{more}; name another file, or have it replaced by --overwrite (-f)")

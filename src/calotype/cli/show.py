@@ -17,7 +17,8 @@ from ..recipe import Recipe
 from ..registry import SCHEDULERS, find
 from ..scheduler_names import short_names
 from ..words import some
-from .options import CHECKPOINT, Revision, Variant, starting
+from .checks import starting
+from .options import CHECKPOINT, Revision, Variant
 
 
 def info(
