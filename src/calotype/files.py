@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+_unfinished: set[Path] = set()  # the scratch files and folders that there are now
+
 
 def local_path(path: str | os.PathLike[str]) -> Path:
     """The path as this machine has it: `~` is the home folder, wherever the library reads or writes."""
@@ -39,6 +41,7 @@ def staged_folder(
         raise NotADirectoryError(f"cannot save to {str(folder)!r}: it is a file, and a folder is needed")
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     scratch = folder / f".{uuid.uuid4().hex}.partial"
+    _unfinished.add(scratch)
     try:
         scratch.mkdir(parents=True)
         usual = _usual_mode(scratch)
@@ -57,6 +60,7 @@ def staged_folder(
         _remove_stale(folder, targets.values(), stale)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        _unfinished.discard(scratch)
         for path in made:  # empty ones only: after a good end they are not
             with suppress(OSError):
                 path.rmdir()
@@ -76,21 +80,34 @@ def staged_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
     usual = _usual_mode(path.parent)
+    _unfinished.add(scratch)
     try:
         yield scratch
         scratch.chmod(usual)
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)
+        _unfinished.discard(scratch)
+
+
+def remove_unfinished() -> None:
+    """Remove what blocks of `staged_folder` and `staged_file` hold now, for a process that ends before they do."""
+    for path in tuple(_unfinished):
+        shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):
+            path.unlink()
 
 
 def _usual_mode(folder: Path) -> int:
     """The permissions of a new file. Found by making one: asking for the umask means changing it, for all threads."""
     probe = folder / f".{uuid.uuid4().hex}"
-    probe.touch(exist_ok=False)
-    mode = stat.S_IMODE(probe.stat().st_mode)
-    probe.unlink()
-    return mode
+    _unfinished.add(probe)
+    try:
+        probe.touch(exist_ok=False)
+        return stat.S_IMODE(probe.stat().st_mode)
+    finally:
+        probe.unlink(missing_ok=True)
+        _unfinished.discard(probe)
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:

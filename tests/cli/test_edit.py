@@ -160,7 +160,7 @@ def test_a_depth_map_that_shows_none(photo, depth_model, tiny):
     (["edit", "photo.png", "x", "--height", "33"], 1, "height is 33, but must be a multiple of 2"),
     (["edit", "photo.png", "x", "-o", "photo.png"], 1, "'photo.png' is what the picture is made of"),
     (["edit", "photo.png", "x", "--grid", "./photo.png"], 1, "is what the picture is made of"),
-    (["edit", "photo.png", "x", "-o", "small.png", "--no-overwrite"], 1, "'small.png' exists"),
+    (["edit", "photo.png", "x", "-o", "small.png"], 1, "'small.png' exists"),
     (["inpaint", "photo.png", "small.png", "x"], 1, "'small.png' has 8 x 8 pixels, but a mask must have those of the picture"),
     (["inpaint", "photo.png", "black.png", "x"], 1, "'black.png' is black everywhere"),
     (["inpaint", "photo.png", "mask.png", "x", "-o", "mask.png"], 1, "'mask.png' is what the picture is made of"),

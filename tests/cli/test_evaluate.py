@@ -55,6 +55,17 @@ def test_two_checkpoints(tiny, drawings, here):
     assert again["loss"]["epsilon"] == pytest.approx(one["loss"]["epsilon"], rel=1e-5)
 
 
+def test_what_exists_is_not_replaced(tiny, drawings, here):
+    (here / "sheets").mkdir()
+    for name in ("r.json", "sheets/tiny.png"):
+        (here / name).write_text("mine")
+    words = ["evaluate", tiny, "--data", drawings, "--count", 2, "--steps", 1, "--measured", 0]
+    assert "'r.json' exists" in call(*words, "-o", "r.json", code=1)
+    assert "'sheets/tiny.png' exists" in call(*words, "--sheets", "sheets", code=1)
+    call(*words, "-o", "r.json", "--overwrite")
+    assert json.loads((here / "r.json").read_text())["checkpoints"]
+
+
 def test_prompts_of_a_file(tiny, drawings, here):
     (here / "p.jsonl").write_text('{"prompt": "a red bar", "label": "bar", "seed": 3}\n{"prompt": "a cat", "label": "cat"}\n')
     call("evaluate", tiny, "--data", drawings, "--prompts", "p.jsonl", "--steps", 1, "--measured", 0, "-o", "r.json")

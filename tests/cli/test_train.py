@@ -121,6 +121,14 @@ def test_wrong_files(config, here):
     assert "'nowhere.yaml'" in call("train", "unconditional", "--config", "nowhere.yaml", code=1)
 
 
+def test_ctrl_c(config, here, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("calotype.training.trainer.Trainer.run", interrupted)
+    assert call("train", "unconditional", "--config", config, code=130) == "stopped; nothing is half-written"
+
+
 def test_a_missing_package_is_named(monkeypatch):
     for name in ("accelerate", "pydantic", "yaml"):
         with monkeypatch.context() as patch:
