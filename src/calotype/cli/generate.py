@@ -11,9 +11,10 @@ from typer import Argument, Option
 
 from ..recipe import Recipe
 from ..tasks import native_size
+from ..texts import prompts_in
 from .making import Wanted, check_all, load, make, note, plan
 from .options import Saving, Size, Source, Steps, TextSource, Wishes
-from .saving import file_name, numbered, read_prompts
+from .saving import file_name, numbered
 
 
 def generate(
@@ -36,7 +37,7 @@ def generate(
         if saving.output or not (out_dir or saving.grid):
             raise typer.BadParameter("the pictures of --prompts go into --out-dir FOLDER, or onto --grid FILE, or both; "
                                      "-o is for one prompt")
-        wanted, columns = _plan_all(read_prompts(prompts), out_dir, saving, wishes), saving.count if saving.count > 1 else None
+        wanted, columns = _plan_all(prompts_in(prompts), out_dir, saving, wishes), saving.count if saving.count > 1 else None
         if all(one.there for one in wanted) and not saving.grid:
             return typer.echo(f"nothing to do: all {len(wanted)} pictures are there")
     pipeline, facts = load(source, "text-to-image")

@@ -100,7 +100,7 @@ class Pictures(Dataset[dict[str, Any]]):
             raise ValueError(f"the pictures in {str(train_data_dir)!r} have no captions: neither in a column {caption_column!r} "
                              f"of {' or '.join(METADATA)}, nor in NAME.txt beside NAME.png. caption_column=None does without, "
                              "and Captions(constant=...) gives all the same one")
-        return cls._framed(entries, captions, how)
+        return cls.from_entries(entries, captions, **how)
 
     @classmethod
     def of(
@@ -108,7 +108,7 @@ class Pictures(Dataset[dict[str, Any]]):
         rows: Sequence[dict[str, Any]] | None = None, *, captions: Captions | None = None, **how: Any,
     ) -> Pictures:
         """PIL images in memory, each with a caption or several and its metadata. `captions` and `how` are as `open` has them."""
-        return cls._framed(memory_entries(images, texts, rows), captions, how)
+        return cls.from_entries(memory_entries(images, texts, rows), captions, **how)
 
     @classmethod
     def from_dataset(
@@ -116,10 +116,11 @@ class Pictures(Dataset[dict[str, Any]]):
         **how: Any,
     ) -> Pictures:
         """The pictures of a `datasets.Dataset`, one split. `captions` and `how` are as `open` has them."""
-        return cls._framed(dataset_entries(dataset, image_column, caption_column), captions, how)
+        return cls.from_entries(dataset_entries(dataset, image_column, caption_column), captions, **how)
 
     @classmethod
-    def _framed(cls, entries: list[Entry], captions: Captions | None, how: dict[str, Any]) -> Pictures:
+    def from_entries(cls, entries: Sequence[Entry], captions: Captions | None = None, **how: Any) -> Pictures:
+        """The pictures that entries name. `captions` and `how` are as `open` has them."""
         of_framing = set(Framing.__dataclass_fields__)
         check_keywords("Pictures", how, [*sorted(of_framing), "buckets", "bucket_step", "max_ratio", "seed"])
         framing = Framing(**{name: value for name, value in how.items() if name in of_framing})
