@@ -34,6 +34,6 @@ def objective_of(pipeline: Any, settings: Any) -> Objective:
         scheduler, prediction_type=kind, timestep_sampler=timestep_sampler(
             settings.timestep_sampler, **settings.timestep_sampler_options), snr_gamma=settings.snr_gamma,
         noise_offset=settings.noise_offset, input_perturbation=settings.input_perturbation)
-    if kind:
+    if kind and "prediction_type" in scheduler.config:  # else its models all predict the same
         pipeline.scheduler = type(scheduler).from_config(scheduler.config, prediction_type=kind)
     return objective
