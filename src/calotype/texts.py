@@ -22,8 +22,9 @@ def read_text(path: str | os.PathLike[str]) -> str:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = len(_ENDS.findall(error.object[: error.start].decode("utf-8"))) + 1
-        kind = next((f"it is {kind}" for mark, kind in _ELSEWHERE.items() if content.startswith(mark)), f"it is not UTF-8 ({error})")
-        raise ValueError(f"{str(path)!r} is damaged: {kind}, as line {line} shows; save it as UTF-8") from None
+        other = next((kind for mark, kind in _ELSEWHERE.items() if content.startswith(mark)), None)
+        what = f"it is {other}" if other else f"it is not UTF-8 ({error})"
+        raise ValueError(f"{str(path)!r} is damaged: {what}, as line {line} shows; save it as UTF-8") from None
     if "\0" in text:  # as UTF-16 without a mark has after every letter of English
         line = len(_ENDS.findall(text[: text.index("\0")])) + 1
         raise ValueError(f"{str(path)!r} is damaged: line {line} holds a character of number 0, which no text in UTF-8 has; "

@@ -19,10 +19,11 @@ pytest.importorskip("accelerate")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 SAMPLER_OPTIONS = {
-    "range": {"begin": 0.1, "end": 0.4, "multiplier": 3}, "earlier": {"multiplier": 2, "portion": 0.5}, "later": {"multiplier": 2},
-    "bounded": {"low": 0.25, "high": 0.5}, "logit_normal": {"mean": 1, "std": 0.5, "stratified": True}, "mode": {"scale": 0.5},
-    "shifted": {"shift": 2}}
-GO_WITH = {("lr_scheduler", "inverse_sqrt"): {"lr_warmup_steps": 1}, ("new_weights", "text_encoder"): {"train_text_encoder": True}}
+    "range": {"begin": 0.1, "end": 0.4, "multiplier": 3}, "earlier": {"multiplier": 2, "portion": 0.5},
+    "later": {"multiplier": 2}, "bounded": {"low": 0.25, "high": 0.5}, "mode": {"scale": 0.5}, "shifted": {"shift": 2},
+    "logit_normal": {"mean": 1, "std": 0.5, "stratified": True}}
+GO_WITH = {("lr_scheduler", "inverse_sqrt"): {"lr_warmup_steps": 1},
+           ("new_weights", "text_encoder"): {"train_text_encoder": True}}
 MAY_BE_MISSING = {("optimizer", "adamw8bit"): "bitsandbytes", ("report_to", "wandb"): "wandb",
                   ("report_to", "tensorboard"): "tensorboard", ("mixed_precision", "fp16"): "fp16"}
 
@@ -88,9 +89,10 @@ def test_options_reach_the_sampler(told):
 
 
 @pytest.mark.parametrize(("scheduler", "settings"), [
-    ("FlowMatchEulerDiscreteScheduler", {"prediction_type": "flow_prediction"}), ("EDMEulerScheduler", {"timestep_sampler": "log_normal"})])
+    ("FlowMatchEulerDiscreteScheduler", {"prediction_type": "flow_prediction"}),
+    ("EDMEulerScheduler", {"timestep_sampler": "log_normal"})])
 def test_choices_of_other_kinds_of_models_run(told, tmp_path, scheduler, settings):
     unet = task_of("unconditional", **told("unconditional")).pipeline.unet
     calotype.DDPMPipeline(unet, getattr(calotype, scheduler)()).save_pretrained(tmp_path / "begun")
-    given = {key: value for key, value in told("unconditional").items() if key in ("output_dir", "train_data_dir", "max_train_steps")}
+    given = {key: told("unconditional")[key] for key in ("output_dir", "train_data_dir", "max_train_steps")}
     assert run("unconditional", given | settings | {"pretrained_model_name_or_path": str(tmp_path / "begun")}).steps == 1

@@ -51,8 +51,8 @@ def test_links(tmp_path, caplog):
     put(tmp_path / "data", "a.png", "deep/b.png")
     put(tmp_path / "other", "c.png")
     try:
-        for link, target in (("link.png", "a.png"), ("loop", "."), ("deep/up", ".."), ("away", "../other"), ("gone.png", "no.png"),
-                             ("self.png", "self.png")):
+        for link, target in (("link.png", "a.png"), ("loop", "."), ("deep/up", ".."), ("away", "../other"), 
+                             ("gone.png", "no.png"), ("self.png", "self.png")):
             os.symlink(target, tmp_path / "data" / link)
     except OSError:
         pytest.skip("no links here")
@@ -125,8 +125,8 @@ def test_captions_beside_pictures(tmp_path, caplog):
 
 def test_lines_of_json_end_where_lines_of_files_do(tmp_path, caplog):
     put(tmp_path, "a.png", "b.png", "c.png", "d.png")
-    rows = [{"file_name": "a.png", "text": "a\u2028b\x85c"}, {"file_name": "b.png", "text": ""}, {"file_name": "./a.png", "text": "x"},
-            {"file_name": "c.png", "text": None}]
+    rows = [{"file_name": "a.png", "text": "a\u2028b\x85c"}, {"file_name": "b.png", "text": ""},
+            {"file_name": "./a.png", "text": "x"}, {"file_name": "c.png", "text": None}]
     text = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     (tmp_path / "METADATA.JSONL").write_bytes(("\ufeff" + text).encode())
     assert [entry.captions for entry in folder_entries(tmp_path)] == [("a\u2028b\x85c",), ("",), ("x",), ()]

@@ -140,7 +140,8 @@ def test_what_shows_nothing_is_no_picture_of_the_class(told, tmp_path, caplog):
     (folder / "00001.png").write_bytes(whole[:60])
     Image.new("RGB", (16, 16)).save(folder / "00000.png")
     Image.new("RGB", (16, 16)).save(folder / "night.png")  # somebody's own is what it is
-    task = task_of("dreambooth", **told | PRIOR | {"class_data_dir": folder, "num_class_images": 4, "validation_inference_steps": 1})
+    task = task_of("dreambooth", **told | PRIOR | {
+        "class_data_dir": folder, "num_class_images": 4, "validation_inference_steps": 1})
     entries = task.make_class(made, lambda text: None)
     assert [entry.image.name for entry in entries] == ["00000.png", "00001.png", "night.png", "own.png"]
     assert "3 of 5 pictures" in caplog.text

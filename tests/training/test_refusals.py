@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import pytest
@@ -49,7 +50,8 @@ OF_DATA = [({"train_data_dir": "nowhere"}, "nowhere"), ({"split": "tst"}, "there
            ({"dataset_name": "a/b"}, "give either train_data_dir or dataset_name")]
 OF_ADAPTERS = [({"lora_targets": ["to_z"]}, r"to_z"), ({"rank": 0}, "rank: is 0")]
 ONES_OWN = {
-    "unconditional": [({"model_config_name_or_path": "nowhere.json"}, "nowhere.json"), ({"ddpm_beta_schedule": "x"}, "ddpm_beta")],
+    "unconditional": [({"model_config_name_or_path": "nowhere.json"}, "nowhere.json"),
+                      ({"ddpm_beta_schedule": "x"}, "ddpm_beta")],
     "text-to-image": [({"new_weights": ["text_encoder"]}, "train_text_encoder must be true"),
                       ({"unet_config": "x.json"}, "name it there"),
                       ({"new_weights": ["unet"], "unet_config": "nowhere.json"}, "nowhere.json")],
@@ -59,7 +61,8 @@ ONES_OWN = {
         ({"adapter": True, "lora_targets": ["to_z"]}, "to_z"), ({"with_prior_preservation": True}, "needs class_prompt"),
         (PRIOR | {"class_data_dir": "a file"}, "class_data_dir is .* is a file"),
         (PRIOR | {"validation_inference_steps": 5000}, "validation_inference_steps is 5000")],
-    "textual-inversion": [({"initializer_token": "red dog"}, "is 2 tokens"), ({"placeholder_token": "heart</w>"}, "a token already"),
+    "textual-inversion": [({"initializer_token": "red dog"}, "is 2 tokens"),
+                          ({"placeholder_token": "heart</w>"}, "a token already"),
                           ({"train_text_encoder": True}, "train_text_encoder cannot be")],
     "autoencoder": [({"perceptual_weight": 1.0, "perceptual_model": "nowhere"}, "nowhere"),
                     ({"model_config_name_or_path": "x.json"}, "train both|not both"), ({"validation_split": "tst"}, "there are")]}
@@ -77,7 +80,8 @@ def base(tiny_folder, pictures_folder, tmp_path, monkeypatch):
     guided = {"pretrained_model_name_or_path": str(tiny_folder)}
     data = {"train_data_dir": pictures_folder}
     return {
-        "unconditional": common | data | {"resolution": 8, "block_out_channels": [8, 8], "layers_per_block": 1, "attention_levels": 0},
+        "unconditional": common | data | {
+            "resolution": 8, "block_out_channels": [8, 8], "layers_per_block": 1, "attention_levels": 0},
         "text-to-image": common | guided | data, "lora": common | guided | data,
         "dreambooth": common | guided | {"instance_data_dir": pictures_folder, "instance_prompt": "sks disc"},
         "textual-inversion": common | guided | data | {"placeholder_token": "<x>", "initializer_token": "heart"},
@@ -88,12 +92,19 @@ def base(tiny_folder, pictures_folder, tmp_path, monkeypatch):
 def work(monkeypatch):
     """A list of the networks that were called."""
     called = []
-    for kind, method in ((calotype.AutoencoderKL, "encode"), (calotype.AutoencoderKL, "decode"), (calotype.CLIPTextModel, "forward"),
-                         (calotype.UNet2DConditionModel, "forward"), (calotype.UNet2DModel, "forward")):
-        def watched(self, *given, _method=getattr(kind, method), _kind=kind, **named):
-            called.append(_kind.__name__)
-            return _method(self, *given, **named)
+
+    def watch(kind, method):
+        plain = getattr(kind, method)
+
+        def watched(self, *given, **named):
+            called.append(kind.__name__)
+            return plain(self, *given, **named)
         monkeypatch.setattr(kind, method, watched)
+
+    for kind in (calotype.CLIPTextModel, calotype.UNet2DConditionModel, calotype.UNet2DModel):
+        watch(kind, "forward")
+    watch(calotype.AutoencoderKL, "encode")
+    watch(calotype.AutoencoderKL, "decode")
     return called
 
 
@@ -112,8 +123,9 @@ def begin(name, told, task=None, **changes):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_what_cannot_be_is_refused_before_the_work(base, work, name, tmp_path):
-    told, denoises = base[name], name != "autoencoder"
-    cases = [*IN_EVERY_RECIPE, *(OF_DENOISERS if denoises else ()), *(OF_DATA if "train_data_dir" in told else ()), *ONES_OWN[name]]
+    told = base[name]
+    cases = [*IN_EVERY_RECIPE, *(OF_DENOISERS if name != "autoencoder" else ()),
+             *(OF_DATA if "train_data_dir" in told else ()), *ONES_OWN[name]]
     task = task_of(name, **told)
     known = type(task.settings).model_fields
     for changes, said in cases:
@@ -141,7 +153,8 @@ def test_a_run_that_was_another_is_refused_before_the_work(base, work, name):
 
 
 def test_a_dry_run_refuses_the_same(base, work):
-    for changes, said in (({"optimizer": "adamw8bit"}, "bitsandbytes"), ({"resume_from_checkpoint": "x"}, "no checkpoint's folder"),
+    for changes, said in (({"optimizer": "adamw8bit"}, "bitsandbytes"),
+                          ({"resume_from_checkpoint": "x"}, "no checkpoint's folder"),
                           ({"output_dir": "a file"}, "is a file"), ({"report_to": "wandb"}, "wandb")):
         with pytest.raises((ValueError, OSError, ImportError), match=said):
             list(estimate(task_of("unconditional", **base["unconditional"] | changes),
@@ -154,8 +167,9 @@ def test_a_checkpoint_that_does_not_know_a_setting_had_its_default(base):
     run = begin("unconditional", told)
     run.run()
     file = told["output_dir"] / "checkpoint-1" / "training.json"
-    file.write_text(file.read_text().replace('"timestep_sampler_options": {},', "").replace('"timestep_sampler_options": {}', '"x": 0'))
-    assert "timestep_sampler_options" not in file.read_text()
+    content = json.loads(file.read_text())
+    del content["settings"]["timestep_sampler_options"]
+    file.write_text(json.dumps(content))
     assert begin("unconditional", told, max_train_steps=2).run().steps == 2
     with pytest.raises(ValueError, match="timestep_sampler_options was"):
-        begin("unconditional", told, max_train_steps=3, timestep_sampler="stratified", timestep_sampler_options={"stratified": True})
+        begin("unconditional", told, max_train_steps=3, timestep_sampler_options={"stratified": True})

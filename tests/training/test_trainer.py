@@ -225,7 +225,8 @@ def test_every_picture_is_seen_as_often_as_asked(tmp_path, groups, batch, accumu
             super().__init__(settings, groups)
 
     how = {"max_train_steps": None, "num_train_epochs": epochs, "train_batch_size": batch, "use_ema": False,
-           "gradient_accumulation_steps": accumulated, "lr_scheduler": "linear", "lr_warmup_steps": 0, "checkpointing_steps": 1000}
+           "gradient_accumulation_steps": accumulated, "lr_scheduler": "linear", "lr_warmup_steps": 0,
+           "checkpointing_steps": 1000}
     run = trainer(tmp_path, Few, **how)
     done = run.run()
     indices = range(groups) if isinstance(groups, int) else [index for group in groups for index in group]

@@ -38,10 +38,9 @@ class Found:
     texts: list[Path] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
 
-    def say(self) -> None:
-        """Say in one line what is left out."""
-        if self.left_out:
-            _log.warning("left out in %r: %s", str(self.folder), some([f"{count} {what}" for what, count in self.left_out.items()]))
+    def told_left_out(self) -> str:
+        """What is left out, in words; nothing if nothing is."""
+        return some([f"{count} {what}" for what, count in self.left_out.items()])
 
 
 def find_files(folder: str | os.PathLike[str], not_in: Iterable[str | os.PathLike[str]] = ()) -> Found:
@@ -134,10 +133,11 @@ def folder_entries(
             found.left_out[f"pictures that are in no {' or '.join(METADATA)}"] += left
     else:
         entries = _all(found, read=caption_column is not None)
-    found.say()
+    if left_out := found.told_left_out():
+        _log.warning("left out in %r: %s", str(folder), left_out)
     if not entries:
-        but = f" ({some([f'{count} {what}' for what, count in found.left_out.items()])})" if found.left_out else ""
-        raise FileNotFoundError(f"there are no pictures in {str(folder)!r} or the folders in it; looked for {some(EXTENSIONS)}{but}")
+        raise FileNotFoundError(f"there are no pictures in {str(folder)!r} or the folders in it; looked for {some(EXTENSIONS)}"
+                                + (f" ({left_out})" if left_out else ""))
     if caption_column is not None:
         _say_captions(entries, str(folder))
     return entries
@@ -200,7 +200,8 @@ def _listed(table: Path, found: Found, caption_column: str | None) -> Iterator[E
 
 def _names_near(path: Path, top: Path) -> list[str]:
     """What there is where a file was looked for, as tables name it."""
-    return sorted(os.path.relpath(other, top).replace(os.sep, "/") for other in path.parent.iterdir()) if path.parent.is_dir() else []
+    there = path.parent.iterdir() if path.parent.is_dir() else ()
+    return sorted(os.path.relpath(other, top).replace(os.sep, "/") for other in there)
 
 
 def any_caption(entries: Iterable[Entry]) -> bool:

@@ -148,8 +148,8 @@ class Noise(Settings):
     timestep_sampler: str = Field("uniform", description=(
         "How timesteps are drawn: uniform, stratified, logit_normal, mode, shifted, bounded, range, earlier, later, log_normal."))
     timestep_sampler_options: dict[str, bool | float] = Field({}, description=(
-        "What that sampler takes, each as name=value: mean and std (logit_normal, log_normal), scale (mode), shift (shifted), low "
-        "and high (bounded), begin, end and multiplier (range), multiplier and portion (earlier, later), stratified."))
+        "What that sampler takes, each as name=value: mean and std (logit_normal, log_normal), scale (mode), shift (shifted), "
+        "low and high (bounded), begin, end and multiplier (range), multiplier and portion (earlier, later), stratified."))
     snr_gamma: float | None = Field(None, gt=0, description="Min-SNR weighting with this bound, mostly 5.")
     noise_offset: float = Field(0.0, ge=0, description="Noise that is one value a channel, so much of it.")
     input_perturbation: float = Field(0.0, ge=0, description="Noise on the noise that the network is shown.")
@@ -162,9 +162,8 @@ class Noise(Settings):
         if not isinstance(given, list):
             return given
         pairs = [str(one).partition("=") for one in given]
-        if wrong := next((one for one, (name, equals, value) in zip(given, pairs, strict=True) if not (name and equals and value)),
-                         None):
-            raise ValueError(f"must be written as name=value, which {wrong!r} is not")
+        if wrong := [one for one, parts in zip(given, pairs, strict=True) if not all(parts)]:
+            raise ValueError(f"must be written as name=value, which {wrong[0]!r} is not")
         return {name.strip(): yaml.safe_load(value) for name, _, value in pairs}
 
     @model_validator(mode="after")

@@ -34,7 +34,6 @@ from .denoising import check_sampling
 from .lora import Adapted, Adapting
 from .text_guided import TextGuidedSettings
 
-
 _TRIES = 10
 """How often a picture of the class is drawn, of which the safety checker withholds all before."""
 
