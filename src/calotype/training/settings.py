@@ -76,7 +76,7 @@ class Run(Settings):
 
     output_dir: Path = Field(description="Where the result, its settings, samples and checkpoints go.")
     max_train_steps: int | None = Field(None, ge=1, description="How many steps; or say num_train_epochs.")
-    num_train_epochs: int | None = Field(None, ge=1, description="How many times every picture is seen.")
+    num_train_epochs: int | None = Field(None, ge=1, description="How many times every picture is seen, or more.")
     seed: int = Field(0, ge=0, le=2**62, description="All that is random follows from it.")
     checkpointing_steps: int = Field(500, ge=1, description="A checkpoint after every so many steps, and at the end.")
     checkpoints_total_limit: int | None = Field(2, ge=1, description="How many checkpoints are kept: the last ones.")
