@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import stat
+import tempfile
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -96,6 +97,22 @@ def remove_unfinished() -> None:
         shutil.rmtree(path, ignore_errors=True)
         with suppress(OSError):
             path.unlink()
+
+
+def check_folder(folder: str | os.PathLike[str], called: str) -> None:
+    """Find out before the work whether files can be written into a folder, which need not be there. Nothing of it stays.
+
+    Raises:
+        OSError: they cannot; says so of what the folder is `called`.
+    """
+    absolute = Path(folder).absolute()
+    there = next(path for path in (absolute, *absolute.parents) if os.path.lexists(path))
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".", dir=there))
+    except OSError as error:
+        where = "it" if there == absolute else repr(str(there))
+        why = f"{where} is a file" if there.is_file() else f"into {where} nothing can be written ({error.strerror})"
+        raise type(error)(f"{called} is {str(folder)!r}, but {why}") from None
 
 
 def _usual_mode(folder: Path) -> int:

@@ -13,6 +13,7 @@ from PIL import Image
 
 import calotype
 from calotype.evaluation import Prompt, generated
+from calotype.made import noted_in
 
 from .calling import call
 
@@ -103,12 +104,13 @@ def test_other_weights_are_other_pictures(tiny, tmp_path):
     prompts = [Prompt("a heart", 3)]
     generated(pipeline, prompts, steps=1, folder=tmp_path)
     generated(pipeline, prompts, steps=1, folder=tmp_path)
-    assert len([*tmp_path.iterdir()]) == 1
+    assert len([*tmp_path.glob("[!.]*")]) == 1
     generated(pipeline, prompts, steps=2, folder=tmp_path)
     with torch.no_grad():
         next(pipeline.unet.parameters())[0] += 0.1
     generated(pipeline, prompts, steps=1, folder=tmp_path)
-    assert len([*tmp_path.iterdir()]) == 3
+    assert len([*tmp_path.glob("[!.]*")]) == 3
+    assert {path.name for path in tmp_path.glob("[!.]*")} == noted_in(tmp_path)  # so that they never count as data
 
 
 @pytest.mark.parametrize(("words", "code", "said"), [

@@ -88,7 +88,7 @@ def test_a_sheet_has_a_row_for_each_prompt(words, here):
     (["--prompts", "none.txt", "--out-dir", "out"], 2, "does not exist"),
     (["--prompts", "prompts.txt", "--out-dir", "prompts.txt"], 2, "is a file"),
     (["--prompts", "empty.txt", "--out-dir", "out"], 1, "has no prompts"),
-    (["--prompts", "latin.txt", "--out-dir", "out"], 1, "latin.txt' is no text in UTF-8"),
+    (["--prompts", "latin.txt", "--out-dir", "out"], 1, "latin.txt' is damaged: it is not UTF-8"),
 ])
 def test_errors(words, here, given, code, said):
     (here / "empty.txt").write_text("# nothing\n\n")

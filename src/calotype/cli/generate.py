@@ -10,10 +10,11 @@ from typer import Argument, Option
 
 from ..recipe import Recipe
 from ..tasks import native_size
+from ..texts import prompts_in
 from .checks import at_home, text
 from .making import Wanted, check_all, load, make, note, plan
 from .options import Saving, Size, Source, Steps, TextSource, Wishes
-from .saving import file_name, numbered, read_prompts
+from .saving import file_name, numbered
 
 
 def generate(
@@ -36,7 +37,7 @@ def generate(
         if saving.output or not (out_dir or saving.grid):
             raise typer.BadParameter("the pictures of --prompts go into --out-dir FOLDER, or onto --grid FILE, or both; "
                                      "-o is for one prompt")
-        wanted = _plan_all(read_prompts(prompts), out_dir, saving, wishes, source)
+        wanted = _plan_all(prompts_in(prompts), out_dir, saving, wishes, source)
         columns = saving.count if saving.count > 1 else None
         sheet_there = saving.grid is None or (saving.grid.is_file() and not saving.overwrite)
         if all(one.there for one in wanted) and sheet_there:

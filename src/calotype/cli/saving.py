@@ -53,22 +53,6 @@ def numbered(path: Path, count: int) -> list[Path]:
     return [path.with_stem(f"{path.stem}-{i}") if count > 1 else path for i in range(count)]
 
 
-def read_prompts(path: Path) -> list[str]:
-    """The prompts in a file, one a line; blank lines and those that begin with # are none.
-
-    Raises:
-        ValueError: no text, or none in it; names the file.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{str(path)!r} is no text in UTF-8 ({error})") from None
-    prompts = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    if not prompts:
-        raise ValueError(f"{str(path)!r} has no prompts: one a line is needed")
-    return prompts
-
-
 def file_name(number: int, prompt: str) -> str:
     """`0007-a-red-apple.png`: a name that sorts, says what is to be seen, and is short enough for any file system."""
     encoding = sys.getfilesystemencoding()

@@ -91,7 +91,9 @@ def _optional(annotation: Any) -> Any:
     """The type of an option that may be left out: lists of choices are lists of texts, which the settings check."""
     kinds = [kind for kind in _members(annotation) if kind is not type(None)]
     kind = kinds[0]
-    if get_origin(kind) is list:
+    if get_origin(kind) is dict:  # name=value, as often as need be
+        kind = list[str]
+    elif get_origin(kind) is list:
         inner: Any = get_args(kind)[0]
         kind = types.GenericAlias(list, (str if get_origin(inner) is Literal else inner,))
     return (str if get_origin(kind) is Literal else kind) | None
@@ -107,7 +109,7 @@ def _members(annotation: Any) -> Iterator[Any]:
 def _shown(default: Any) -> str:
     if isinstance(default, bool):
         return "yes" if default else "no"
-    return "none" if default is None or default == [] else str(default)
+    return "none" if default in (None, [], {}) else str(default)
 
 
 def _train(task: Any, settings: Any, dry_run: bool) -> None:

@@ -100,17 +100,22 @@ class Progress:
             tracker.log_images({"samples": np.asarray(sheet)[None]}, step=step, **layout)
 
 
+def check_tracker(kind: str) -> None:
+    """Raise an `ImportError` that names the package, unless the tracker that `report_to` names is installed."""
+    from accelerate.utils import is_tensorboard_available, is_wandb_available
+
+    if not {"none": lambda: True, "tensorboard": is_tensorboard_available, "wandb": is_wandb_available}[kind]():
+        raise ImportError(f"report_to is {kind!r}, and that is not installed: `pip install {kind}`, or report_to 'none'")
+
+
 def start_trackers(accelerator: Accelerator, settings: Any) -> list[Any]:
-    """Accelerate's trackers of the kind `report_to` names.
+    """Accelerate's trackers of the kind `report_to` names. What they write goes into the run's folder.
 
     Raises:
         ImportError: its package is not installed; names it.
     """
-    from accelerate.utils import is_tensorboard_available, is_wandb_available
-
     kind = settings.report_to
-    if not {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}[kind]():
-        raise ImportError(f"report_to is {kind!r}, and that is not installed: `pip install {kind}`, or report_to 'none'")
+    check_tracker(kind)
     from accelerate.tracking import filter_trackers
 
     accelerator.project_configuration.set_directories(str(settings.output_dir))
@@ -118,5 +123,7 @@ def start_trackers(accelerator: Accelerator, settings: Any) -> list[Any]:
     accelerator.log_with = filter_trackers(kind, accelerator.logging_dir)
     told = {name: value for name, value in settings.model_dump(mode="json").items()
             if isinstance(value, (int, float, str, bool))}
-    accelerator.init_trackers("calotype", told)
+    logs = settings.output_dir / "logs"
+    logs.mkdir(parents=True, exist_ok=True)  # else Weights & Biases takes a folder of its own choice
+    accelerator.init_trackers("calotype", told, init_kwargs={"wandb": {"dir": str(logs)}})
     return list(accelerator.trackers)

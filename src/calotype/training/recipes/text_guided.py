@@ -17,7 +17,7 @@ from ..captions import Captions
 from ..settings import Noise, Optimisation, Run, Text
 from ..task import Batch, Groups, Place, Player, Task, parameter_count
 from .data import check_resolution, open_pictures
-from .denoising import objective_of, plainly
+from .denoising import check_sampling, objective_of, plainly
 
 _MOST_KEPT = 2**30  # bytes of hidden states on disk
 
@@ -96,6 +96,10 @@ class TextGuided(Task):
 
     def place(self, device: torch.device) -> None:
         self.pipeline.to(device)
+
+    def check(self) -> None:
+        if self.settings.num_validation_images and self.prompts():
+            check_sampling(self.pipeline, self.settings)
 
     texts: TextCache | None = None
 
