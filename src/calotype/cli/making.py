@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from typing import Any
 import typer
 
 from .. import hub
+from ..console import is_terminal
 from ..contents import content_hash, locate
 from ..files import to_json
 from ..recipe import Recipe, versions
@@ -151,7 +151,7 @@ def _opened(path: Path | None) -> Any:
 @contextmanager
 def progress(label: str) -> Iterator[Callable[[int, int], object]]:
     """A progress bar on a terminal, and nothing elsewhere; to be told the steps done and how many there are."""
-    if not sys.stderr.isatty():
+    if not is_terminal():
         yield lambda done, total: None
         return
     from rich.console import Console

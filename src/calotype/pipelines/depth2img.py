@@ -6,14 +6,15 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..arguments import finite, shown
 from ..depth import DPTForDepthEstimation, DPTImageProcessor
 from ..prompts.encode import Prompt
 from ..prompts.textual_inversion import TextualInversion
-from .img2img import check_strength
 from .latent import LatentPipeline
 from .request import Request, takes_request
 
@@ -68,12 +69,11 @@ class StableDiffusionDepth2ImgPipeline(TextualInversion, LatentPipeline):
         Returns:
             `StableDiffusionPipelineOutput`.
         """
-        check_strength(strength)
         generation = self._begin(request, guidance_scale, prompt)
         pictures = self.image_processor.preprocess(image)
-        depth = self._estimated(image) if depth_map is None else torch.as_tensor(depth_map)
+        depth = self._estimated(image) if depth_map is None else _depth(depth_map)
         generation.read(prompt, len(pictures))
-        if depth.ndim != 3 or generation.size % len(depth):
+        if generation.size % len(depth):
             raise ValueError(f"depth_map is {list(depth.shape)}, but must be [n, h, w], one or one for each of "
                              f"{len(pictures)} pictures")
         table = generation.table(num_inference_steps, strength=strength)
@@ -88,6 +88,16 @@ class StableDiffusionDepth2ImgPipeline(TextualInversion, LatentPipeline):
                              "transformers (pip install 'calotype[depth]') and load the checkpoint again")
         pixels = self.feature_extractor(image, return_tensors="pt").pixel_values
         return self.depth_estimator(pixels.to(self.depth_estimator.device, self.depth_estimator.dtype)).predicted_depth
+
+
+def _depth(given: Any) -> Tensor:
+    """[n, h, w] depth as it was given; whole numbers are depths too, of estimators that count."""
+    depth = torch.as_tensor(given) if isinstance(given, Tensor | np.ndarray | list) else given
+    depth = depth.float() if isinstance(depth, Tensor) and not depth.is_complex() and depth.dtype != torch.bool else depth
+    if not isinstance(depth, Tensor) or depth.ndim != 3 or not depth.is_floating_point() or not depth.numel():
+        raise ValueError(f"depth_map is {shown(given)}, but must be a tensor of numbers of shape [n, h, w], one or one for each "
+                         "image")
+    return finite("depth_map", depth)
 
 
 def depth_mask(depth: Tensor, like: Tensor) -> Tensor:

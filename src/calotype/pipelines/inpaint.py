@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..arguments import tensor
 from ..images.masks import masked_picture, prepare_mask
 from ..images.vae_processor import VaeImageProcessor
 from ..models.autoencoder_asymmetric import AsymmetricAutoencoderKL
 from ..prompts.encode import Prompt
 from .guided import GuidedGeneration
-from .img2img import check_strength
 from .request import Request, takes_request
 from .stable_diffusion import StableDiffusionBase
 
@@ -60,7 +60,6 @@ class StableDiffusionInpaintPipeline(StableDiffusionBase):
             `StableDiffusionPipelineOutput`. The autoencoder changes what is kept a little; the picture itself is put back
             by `pipeline.image_processor.apply_overlay(mask_image, image, result)`.
         """
-        check_strength(strength)
         height, width = self.picture_size(height, width)
         generation = self._begin(request, guidance_scale, prompt)
         where: dict[str, Any] = {}
@@ -85,7 +84,8 @@ class StableDiffusionInpaintPipeline(StableDiffusionBase):
         start = noise * table.init_noise_sigma if strength == 1 or clean is None else table.noised(clean, noise)
         small = F.interpolate(mask, size=noise.shape[2:]).to(noise)
         generation.held["mask"] = small.repeat_interleave(generation.size // len(small), dim=0)
-        if known:
+        asked_for = "masked_image_latents" in request.callback_on_step_end_tensor_inputs
+        if known and masked_image_latents is None and not asked_for:
             generation.skip_noise(len(pictures), *noise.shape[1:])  # that of the masked picture, which nobody looks at
         else:
             generation.held["masked_image_latents"] = self._masked_latents(
@@ -107,8 +107,9 @@ class StableDiffusionInpaintPipeline(StableDiffusionBase):
     ) -> Tensor:
         if given is None:
             return self.starting_latents(generation, masked_picture(pictures, mask))
-        if given.shape[1:] != like.shape[1:] or generation.size % len(given):
-            raise ValueError(f"masked_image_latents have the shape {list(given.shape)}, and must have {list(like.shape)}")
+        tensor("masked_image_latents", given, "n", *like.shape[1:])
+        if generation.size % len(given):
+            raise ValueError(f"masked_image_latents are {len(given)} for {generation.size} images: give one, or one for each")
         return given.to(like).repeat_interleave(generation.size // len(given), dim=0)
 
     def _crop_region(
