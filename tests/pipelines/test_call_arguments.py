@@ -136,8 +136,8 @@ def test_tensors(untouched, name, call, what):
 
 def test_embeddings_of_another_encoder(tiny):
     """`encode_prompt` checks them too, and says what there must be."""
-    with pytest.raises(ValueError, match=r"prompt_embeds is a tensor of torch.float32 and shape \[1, 32, 24\], but must be a tensor "
-                                         r"of floating-point numbers of shape \[batch, tokens, 16\]"):
+    with pytest.raises(ValueError, match=r"prompt_embeds is a tensor of torch.float32 and shape \[1, 32, 24\], but must be a "
+                                         r"tensor of floating-point numbers of shape \[batch, tokens, 16\]"):
         tiny.encode_prompt(None, prompt_embeds=torch.zeros(1, 32, 24))
 
 

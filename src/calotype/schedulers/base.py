@@ -7,6 +7,7 @@ place in it on the object.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -200,7 +201,7 @@ class Scheduler(SchedulerMixin):
     def __copy__(self: _Self) -> _Self:
         """Another scheduler at the same place, which goes its own way from there."""
         made = object.__new__(type(self))
-        made.__dict__.update(self.__dict__, _tables={}, _state=None if self._state is None else [*self._state])
+        made.__dict__.update(self.__dict__, _tables={}, _state=copy.copy(self._state))
         return made
 
     def _table_from(self, first: int, options: dict[str, Any]) -> Table:
