@@ -7,6 +7,7 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, NoReturn, TypeVar
 
 from . import hub
@@ -23,8 +24,27 @@ _Self = TypeVar("_Self", bound="Configured")
 _Init = TypeVar("_Init", bound=Callable[..., None])
 
 
+class FrozenList(list[Any]):
+    """A list that cannot be changed, as configs hold them; equal to a list of the same values, and written as one."""
+
+    def _refuse(self, *_args: object, **_kwargs: object) -> NoReturn:
+        raise TypeError("a config is frozen, and so are its lists: make a new object with `from_config(config, name=[…])`")
+
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse
+    append = extend = insert = pop = remove = clear = sort = reverse = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FrozenList, (list(self),)
+
+
 class FrozenConfig(dict[str, Any]):
-    """A dictionary that cannot be changed and whose entries can be read as attributes."""
+    """A dictionary that cannot be changed, nor what is in it, and whose entries can be read as attributes.
+
+    Lists and arrays are copied into it, so that it does not change either where those that were given do.
+    """
+
+    def __init__(self, entries: Mapping[str, Any] = MappingProxyType({}), /):
+        super().__init__({name: frozen(value) for name, value in entries.items()})
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -45,19 +65,42 @@ class FrozenConfig(dict[str, Any]):
         return FrozenConfig, (dict(self),)
 
 
+def frozen(value: Any) -> Any:
+    """`value` as configs hold it: lists and mappings frozen, at any depth, arrays copied; all else as it is."""
+    if isinstance(value, (FrozenList, FrozenConfig)):
+        return value
+    if type(value) is tuple:  # most often of numbers: nothing to copy
+        return value if all(isinstance(one, (str, int, float)) for one in value) else tuple(frozen(one) for one in value)
+    if isinstance(value, list):
+        return FrozenList(frozen(one) for one in value)
+    if isinstance(value, dict):
+        return FrozenConfig(value)
+    if isinstance(value, (set, bytearray)):
+        return (frozenset if isinstance(value, set) else bytes)(value)
+    if hasattr(value, "setflags") and hasattr(value, "copy"):  # NumPy's, without importing it
+        value = value.copy()
+        value.setflags(write=False)
+    elif hasattr(value, "requires_grad") and hasattr(value, "clone") and not hasattr(value, "parameters"):  # PyTorch's
+        value = value.detach().clone()
+    return value
+
+
 def register_to_config(init: _Init) -> _Init:
     """Decorate `__init__` so that its arguments, defaults included, become `self.config`."""
-    parameters = list(inspect.signature(init).parameters.values())[1:]
+    signature = inspect.signature(init)
+    self_name, parameters = next(iter(signature.parameters)), list(signature.parameters.values())[1:]
 
     @functools.wraps(init)
     def wrapper(self: Configured, *args: Any, **kwargs: Any) -> None:
-        bound = inspect.signature(init).bind(self, *args, **kwargs)
+        bound = signature.bind(self, *args, **kwargs)
         given = set(bound.arguments)
         bound.apply_defaults()
+        # the object sees the copies too: what a caller does to a list of theirs afterwards must not reach it
+        bound.arguments.update({name: frozen(value) for name, value in bound.arguments.items() if name != self_name})
         if "_config" not in self.__dict__:  # a subclass that calls this `__init__` has told its own arguments
             values = {p.name: bound.arguments[p.name] for p in parameters if not p.name.startswith("_")}
             object.__setattr__(self, "_config", FrozenConfig(values | {_DEFAULTED: sorted(values.keys() - given)}))
-        init(self, *args, **kwargs)
+        init(*bound.args, **bound.kwargs)
 
     return wrapper  # type: ignore[return-value]
 

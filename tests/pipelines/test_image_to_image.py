@@ -117,7 +117,7 @@ def test_a_unet_that_sees_the_mask(diffusers, tmp_path):
     ours("a cat", image=small, mask_image=mask_of((16, 16)), masked_image_latents=latents, num_inference_steps=1)
     with pytest.raises(ValueError, match="image is latents, which cannot be masked for this UNet"):
         ours("a cat", image=small, mask_image=mask_of((16, 16)))
-    with pytest.raises(ValueError, match="masked_image_latents have the shape"):
+    with pytest.raises(ValueError, match="masked_image_latents is a tensor of .* but must be .* of shape"):
         ours("a cat", image=photo((16, 16)), mask_image=mask_of((16, 16)), masked_image_latents=latents[..., :2])
 
 

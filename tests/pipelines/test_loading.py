@@ -12,7 +12,7 @@ from hub_server import HubServer
 
 import calotype
 
-from .conftest import seeded
+from .conftest import make_tiny, seeded
 
 BUNDLED = calotype.hub.BUNDLED["calotype/emoji"]
 
@@ -275,3 +275,38 @@ def test_components_that_are_none_come_back(tiny, tmp_path):
                                      requires_safety_checker=False).save_pretrained(tmp_path)
     pipe = calotype.DiffusionPipeline.from_pretrained(tmp_path)
     assert (pipe.text_encoder, pipe.tokenizer) == (None, None) and pipe.unet is not None
+# -- registering components ------------------------------------------------------------------------------------------------------
+
+
+def test_registering_more_keeps_what_there_is(tmp_path):
+    """Once, a second call of `register_modules` forgot the components of the first."""
+    pipe = make_tiny()
+    pipe.set_progress_bar_config(disable=True)
+    names, unet, stop = [*pipe.components], pipe.unet, pipe._stop
+    other = calotype.DDIMScheduler()
+    pipe.register_modules(low_res_scheduler=calotype.DDPMScheduler(), scheduler=other)
+    assert [*pipe.components] == [*names, "low_res_scheduler"]
+    assert pipe.scheduler is other and pipe.unet is unet and pipe._stop is stop
+    assert pipe.config.scheduler == ("diffusers", "DDIMScheduler")
+    assert pipe.config.low_res_scheduler == ("diffusers", "DDPMScheduler")
+    assert pipe._progress == {"disable": True}
+    assert pipe.to(torch.float64).unet.dtype == torch.float64
+    pipe.register_modules(low_res_scheduler=None)
+    assert pipe.config.low_res_scheduler == (None, None) and pipe.components["low_res_scheduler"] is None
+    pipe.to(torch.float32).save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {
+        "vae", "text_encoder", "tokenizer", "unet", "scheduler"}
+    loaded = calotype.DiffusionPipeline.from_pretrained(tmp_path, requires_safety_checker=False)
+    assert type(loaded.scheduler).__name__ == "DDIMScheduler"
+
+
+def test_a_pipeline_of_ones_own_registers_in_parts():
+    class Own(calotype.StableDiffusionPipeline):
+        def __init__(self, vae, text_encoder, tokenizer, unet, scheduler, extra):
+            super().__init__(vae, text_encoder, tokenizer, unet, scheduler, requires_safety_checker=False)
+            self.register_modules(extra=extra)
+
+    parts = {name: part for name, part in make_tiny().components.items() if part is not None}
+    own = Own(**parts, extra=calotype.DDPMScheduler())
+    assert {*parts, "extra"} <= own.components.keys()
+    assert own("a cat", num_inference_steps=1, output_type="latent").images.shape == (1, 4, 8, 8)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ import typer
 
 from .. import hub
 from ..additions import add
+from ..console import is_terminal
 from ..contents import content_hash, locate
 from ..files import to_json
 from ..recipe import Recipe, versions
@@ -190,7 +190,7 @@ def _opened(path: Path | None) -> Any:
 @contextmanager
 def progress(label: str) -> Iterator[Callable[[int, int], object]]:
     """A progress bar on a terminal, and nothing elsewhere; to be told the steps done and how many there are."""
-    if sys.stderr is None or not sys.stderr.isatty():
+    if not is_terminal():
         yield lambda done, total: None
         return
     from rich.console import Console

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..files import local_path
+from ..models.latent_space import scaled
 from ..models.layers import normed
 from ..words import check_choice
 
@@ -102,7 +103,7 @@ class EncoderFeatures(Features):
             each = F.normalize(each, dim=1, eps=1e-4)
             means.append(each.mean((2, 3)))
             deviations.append(each.std((2, 3)))
-        latents = latents.flatten(1) * self.vae.config.scaling_factor
+        latents = scaled(self.vae, latents).flatten(1)
         edges = F.normalize(edge_histogram(pictures).sqrt().flatten(1), dim=1)
         shape = torch.cat([latents / math.sqrt(latents.shape[1]), edges], 1)
         return Seen(torch.cat([*means, *deviations], 1), shape, deviations[0])

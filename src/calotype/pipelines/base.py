@@ -6,15 +6,17 @@ import copy
 import inspect
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import nn
 
 from ..config import Configured, FrozenConfig
+from ..console import progress_bar
 from ..files import read_json, staged_folder
 from ..hub import Source, split_options
 from ..load_options import drop_needless, take_device, take_dtype
@@ -55,12 +57,14 @@ class DiffusionPipeline(Offloading, Configured):
     """Components that may be `None`."""
 
     fast: bool = True
+    _names: tuple[str, ...] = ()
+    _progress: Mapping[str, Any] = MappingProxyType({})
 
     def register_modules(self, **components: Any) -> None:
-        """Make `components` attributes of the pipeline, and part of what it saves."""
-        self._names: tuple[str, ...] = tuple(components)
-        self._progress: dict[str, Any] = {}
-        self._stop = Stop()
+        """Make `components` attributes of the pipeline, and part of what it saves, beside those that are registered already."""
+        if not self._names:
+            self._stop = Stop()
+        self._names = tuple({**dict.fromkeys(self._names), **components})
         for name, component in components.items():
             setattr(self, name, component)
 
@@ -295,10 +299,8 @@ class DiffusionPipeline(Offloading, Configured):
         self._progress = kwargs
 
     def progress_bar(self, iterable: Iterable[Any] | None = None, total: int | None = None) -> Any:
-        """A tqdm progress bar over `iterable` or up to `total`."""
-        from tqdm.auto import tqdm
-
-        return tqdm(iterable, total=total, **self._progress)
+        """A tqdm progress bar over `iterable` or up to `total`; none where there is no console."""
+        return progress_bar(iterable, total=total, **self._progress)
 
     # -- calls that scripts make, and that have nothing to do here ------------------------------------------------------
 
@@ -317,8 +319,6 @@ class DiffusionPipeline(Offloading, Configured):
 
 def _progress(names: list[str], loaded: dict[str, Any]) -> Iterable[str]:
     """`names`, with a progress bar on a terminal where several components are loaded."""
-    from tqdm.auto import tqdm
-
-    return tqdm(names, desc="Loading pipeline components", disable=None if len(loaded) > 1 else True, leave=False)
+    return progress_bar(names, desc="Loading pipeline components", disable=None if len(loaded) > 1 else True, leave=False)
 
 

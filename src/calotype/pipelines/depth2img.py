@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..arguments import finite, shown
 from ..depth import DPTForDepthEstimation, DPTImageProcessor
 from ..images.conversion import rgb_images
-from ..images.reading import described
 from ..prompts.encode import Prompt
 from ..prompts.textual_inversion import TextualInversion
-from .img2img import check_strength
 from .latent import GivenImages, LatentPipeline
 from .request import Request, takes_request
 
@@ -72,7 +71,6 @@ class StableDiffusionDepth2ImgPipeline(TextualInversion, LatentPipeline):
         Returns:
             `StableDiffusionPipelineOutput`.
         """
-        check_strength(strength)
         generation = self._begin(request, guidance_scale, prompt)
         given = self.given_images(image)
         depth = self._estimated(image, given) if depth_map is None else checked_depth(depth_map)
@@ -96,19 +94,18 @@ class StableDiffusionDepth2ImgPipeline(TextualInversion, LatentPipeline):
         return self.depth_estimator(pixels.to(self.depth_estimator.device, self.depth_estimator.dtype)).predicted_depth
 
 
-def checked_depth(depth_map: Any) -> Tensor:
-    """[n, h, w] of what was given as depth, a tensor or an array.
+def checked_depth(given: Any) -> Tensor:
+    """[n, h, w] depth as it was given; whole numbers are depths too, of estimators that count.
 
     Raises:
-        ValueError: it is neither, has other axes or none, or values that are not finite.
+        ValueError: it is no tensor, array or list, has other axes or none, or values that are not finite.
     """
-    if not isinstance(depth_map, (Tensor, np.ndarray)) or depth_map.ndim != 3 or 0 in depth_map.shape:
-        given = list(depth_map.shape) if hasattr(depth_map, "shape") else f"a {described(depth_map)}"
-        raise ValueError(f"depth_map is {given}, but must be [n, h, w], a tensor or an array, one or one for each picture")
-    depth = torch.as_tensor(depth_map)
-    if not depth.isfinite().all():
-        raise ValueError(f"depth_map is a {described(depth_map)} with NaN or infinite values, which say nothing of depth")
-    return depth
+    depth = torch.as_tensor(given) if isinstance(given, Tensor | np.ndarray | list) else given
+    depth = depth.float() if isinstance(depth, Tensor) and not depth.is_complex() and depth.dtype != torch.bool else depth
+    if not isinstance(depth, Tensor) or depth.ndim != 3 or not depth.is_floating_point() or not depth.numel():
+        raise ValueError(f"depth_map is {shown(given)}, but must be a tensor of numbers of shape [n, h, w], one or one for each "
+                         "image")
+    return finite("depth_map", depth)
 
 
 def depth_mask(depth: Tensor, like: Tensor) -> Tensor:

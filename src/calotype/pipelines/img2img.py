@@ -36,15 +36,8 @@ class StableDiffusionImg2ImgPipeline(StableDiffusionBase):
         Returns:
             `StableDiffusionPipelineOutput`.
         """
-        check_strength(strength)
         generation = self._begin(request, guidance_scale, prompt)
         given = self.given_images(image)
         generation.read(prompt, len(given))
         table = generation.table(num_inference_steps, timesteps, sigmas, strength)
         return generation.finish(table, self.noised_latents(generation, table, given), self._develop(request))
-
-
-def check_strength(strength: float) -> None:
-    """Refuse a strength outside (0, 1]."""
-    if not 0 < strength <= 1:
-        raise ValueError(f"strength is {strength}, but must be above 0 and at most 1")

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..arguments import tensor
 from ..images.masks import masked_picture, prepare_mask
 from ..images.vae_processor import VaeImageProcessor
 from ..models.autoencoder_asymmetric import AsymmetricAutoencoderKL
 from ..prompts.encode import Prompt
 from .guided import GuidedGeneration
-from .img2img import check_strength
 from .latent import GivenImages
 from .old_configs import NO_RUNGE_KUTTA
 from .request import Request, takes_request
@@ -63,7 +63,6 @@ class StableDiffusionInpaintPipeline(StableDiffusionBase):
             `StableDiffusionPipelineOutput`. The autoencoder changes what is kept a little; the picture itself is put back
             by `pipeline.image_processor.apply_overlay(mask_image, image, result)`.
         """
-        check_strength(strength)
         height, width = self.picture_size(height, width)
         generation = self._begin(request, guidance_scale, prompt)
         where: dict[str, Any] = {}
@@ -88,7 +87,8 @@ class StableDiffusionInpaintPipeline(StableDiffusionBase):
         start = noise * table.init_noise_sigma if strength == 1 or clean is None else table.noised(clean, noise)
         small = F.interpolate(mask, size=noise.shape[2:]).to(noise)
         generation.held["mask"] = small.repeat_interleave(generation.size // len(small), dim=0)
-        if known:
+        asked_for = "masked_image_latents" in request.callback_on_step_end_tensor_inputs
+        if known and masked_image_latents is None and not asked_for:
             generation.skip_noise(len(given), *noise.shape[1:])  # that of the masked picture, which nobody looks at
         else:
             generation.held["masked_image_latents"] = self._masked_latents(
@@ -110,11 +110,11 @@ class StableDiffusionInpaintPipeline(StableDiffusionBase):
     ) -> Tensor:
         if masked is None:
             if given.latents:
-                raise ValueError("image is latents, which cannot be masked for this UNet (of 9 channels): give "
-                                 "masked_image_latents too, or pictures")
+                raise ValueError("image is latents, which cannot be masked for this UNet: give masked_image_latents, or images")
             return self.starting_latents(generation, GivenImages(masked_picture(given.values, mask), latents=False))
-        if masked.shape[1:] != like.shape[1:] or generation.size % len(masked):
-            raise ValueError(f"masked_image_latents have the shape {list(masked.shape)}, and must have {list(like.shape)}")
+        tensor("masked_image_latents", masked, "n", *like.shape[1:])
+        if generation.size % len(masked):
+            raise ValueError(f"masked_image_latents are {len(masked)} for {generation.size} images: give one, or one for each")
         return masked.to(like).repeat_interleave(generation.size // len(masked), dim=0)
 
     def _crop_region(

@@ -11,9 +11,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..arguments import tensor, whole_number
 from ..images import postprocess
 from ..images.reading import are_latents
 from ..images.vae_processor import VaeImageProcessor
+from ..models.latent_space import scaled, unscaled
 from ..models.merging import at_scale
 from ..prompts.encode import Prompt, encode_pair
 from ..prompts.remembered import remembering
@@ -113,13 +115,23 @@ class LatentPipeline(LoraAdapters, DiffusionPipeline):
 
         `lora_scale`: how much adapters of the text encoder count here, beside what `set_adapters` said.
         """
-        scaled = nullcontext() if lora_scale is None else at_scale([self.text_encoder], lora_scale)
-        with torch.no_grad(), scaled, remembering(self.fast):
+        for name, given in (("prompt_embeds", prompt_embeds), ("negative_prompt_embeds", negative_prompt_embeds)):
+            if given is not None:
+                self._check_embeds(name, given)
+        adapted = nullcontext() if lora_scale is None else at_scale([self.text_encoder], lora_scale)
+        with torch.no_grad(), adapted, remembering(self.fast):
             wanted, unwanted = encode_pair(
                 self.tokenizer, self.text_encoder, prompt, negative_prompt, num_images_per_prompt,
                 do_classifier_free_guidance, prompt_embeds, negative_prompt_embeds, clip_skip, self.unet.dtype, **options)
         device = device or self.unet.device
         return wanted.to(device), None if unwanted is None else unwanted.to(device)
+
+    def _check_embeds(self, name: str, given: Tensor) -> None:
+        """Refuse hidden states of texts that this UNet cannot look at."""
+        channels = self.unet.config.get("encoder_hid_dim") or self.unet.config.get("cross_attention_dim")
+        one_width = isinstance(channels, int)  # not where levels of the UNet look at different parts
+        tensor(name, given, "batch", "tokens", channels if one_width else "channels",
+               because="as this UNet's cross_attention_dim says" if one_width else "")
 
     def encode_pictures(self, pictures: Tensor, generator: Generators = None) -> Tensor:
         """[B, C, H / f, W / f] scaled latents of pictures [B, 3, H, W] in [-1, 1], drawn from the encoder's distribution.
@@ -131,7 +143,7 @@ class LatentPipeline(LoraAdapters, DiffusionPipeline):
             return torch.cat([self.encode_pictures(one, own) for one, own in zip(pictures.split(1), generator, strict=True)])
         encoded = self.vae.encode(pictures)
         latents = encoded.latent_dist.sample(generator) if hasattr(encoded, "latent_dist") else encoded.latents
-        return (latents * self.vae.config.scaling_factor).to(self.unet.dtype)
+        return scaled(self.vae, latents).to(self.unet.dtype)
 
     def given_images(self, image: Any, **how: Any) -> GivenImages:
         """The `image` of a call, prepared by the image processor, which is told `how`; `are_latents` tells what it is.
@@ -165,7 +177,7 @@ class LatentPipeline(LoraAdapters, DiffusionPipeline):
 
     def decode_latents(self, latents: Tensor, **options: Any) -> Tensor:
         """[B, 3, H, W] in [-1, 1] from scaled latents; `options` go to the autoencoder. See `decoding.decoded`."""
-        return decoded(self.vae, latents / self.vae.config.scaling_factor, **options)
+        return decoded(self.vae, unscaled(self.vae, latents), **options)
 
     def _develop(
         self, request: Request, paste: Callable[[list[Any]], list[Any]] | None = None, **decoding: Any
@@ -204,10 +216,13 @@ class LatentPipeline(LoraAdapters, DiffusionPipeline):
         sizes = (size, size) if isinstance(size, int) else tuple(size or (64, 64))
         height = sizes[0] * self.vae_scale_factor if height is None else height
         width = sizes[1] * self.vae_scale_factor if width is None else width
-        for name, value in (("height", height), ("width", width)):
-            if value < 1 or value % self.vae_scale_factor:
-                raise ValueError(f"{name} is {value}, but must be a multiple of {self.vae_scale_factor}")
-        return height, width
+        return self._side("height", height), self._side("width", width)
+
+    def _side(self, name: str, given: Any) -> int:
+        side, factor = whole_number(name, given, least=None, floats=True), self.vae_scale_factor
+        if side < 1 or side % factor:
+            raise ValueError(f"{name} is {side}, but must be a multiple of {factor}, from {factor} on")
+        return side
 
     # -- more calls that scripts make ---------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..arguments import tensor
 from ..prompts.encode import Prompt, texts_of, tokenized
 from .latent import LatentPipeline
 from .request import Request, takes_request
@@ -87,12 +88,22 @@ class StableDiffusionLatentUpscalePipeline(LatentPipeline):
             table, noise * table.init_noise_sigma, self._develop(request), joined=("image_latents",),
             translate=lambda output: -output[:, :-1], timestep_cond=told, times=levels.log() / 4)
 
+    @property
+    def _pooled_channels(self) -> int | str:
+        """How wide pooled texts are that this UNet is told beside the level of noise."""
+        told = self.unet.config.time_cond_proj_dim
+        return "channels" if told is None else told - 2 * _LEVELS
+
     def _read(self, what: str, text: Prompt, states: Tensor | None, pooled: Tensor | None) -> tuple[Tensor, Tensor]:
         """[n, L, C] the states of texts before the text encoder's last norm, and [n, C] pooled; or what was given."""
         if (states is None) != (pooled is None):
             before, after = what.split("prompt")
             raise ValueError(f"give {what}_embeds and {before}pooled_prompt{after}_embeds together")
         if states is not None and pooled is not None:
+            self._check_embeds(f"{what}_embeds", states)
+            before, after = what.split("prompt")
+            tensor(f"{before}pooled_prompt{after}_embeds", pooled, len(states), self._pooled_channels,
+                   because=f"one for each of {what}_embeds, of the channels that this UNet reads")
             return states, pooled
         tokens = tokenized(self.tokenizer, texts_of(what, text), self.tokenizer.model_max_length)
         output = self.text_encoder(tokens.input_ids.to(self.text_encoder.device), output_hidden_states=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..images.reading import pictures_of
 from ..images.vae_processor import VaeImageProcessor
 from ..randomness import Generators, randn
+from .call_arguments import takes_arguments
 from .ddpm import UnconditionalPipeline
 from .decoding import decoded
 
@@ -34,7 +35,7 @@ class LDMPipeline(UnconditionalPipeline):
     def _step_options(self, eta: float) -> dict[str, float]:
         return {"eta": eta} if "eta" in self.scheduler.step_options() else {}
 
-    @torch.no_grad()
+    @takes_arguments
     def __call__(
         self, batch_size: int = 1, generator: Generators = None, eta: float = 0.0, num_inference_steps: int = 50,
         output_type: str = "pil", return_dict: bool = True,
@@ -68,7 +69,7 @@ class LDMSuperResolutionPipeline(LDMPipeline):
     def _decode(self, sample: Tensor, generator: Generators) -> Tensor:
         return decoded(self.vqvae, sample, generator=generator)
 
-    @torch.no_grad()
+    @takes_arguments
     def __call__(  # type: ignore[override]
         self, image: Any = None, batch_size: int = 1, num_inference_steps: int = 100, eta: float = 0.0,
         generator: Generators = None, output_type: str = "pil", return_dict: bool = True,

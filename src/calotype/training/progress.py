@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm import tqdm
 
+from ..console import is_terminal, progress_bar, say
 from ..files import staged_file
 from ..images.grids import contact_sheet
 
@@ -33,9 +32,9 @@ class Progress:
         self._trackers: list[Any] = []
 
     def __enter__(self) -> Progress:
-        shown = sys.stderr.isatty()
+        shown = is_terminal()
         self._in_lines = self._accelerator.is_main_process and not shown
-        self._bar = tqdm(total=self._steps, initial=self._first, unit="step", dynamic_ncols=True,
+        self._bar = progress_bar(total=self._steps, initial=self._first, unit="step", dynamic_ncols=True,
                          disable=not (self._accelerator.is_main_process and shown))
         if self._settings.report_to != "none":
             self._trackers = start_trackers(self._accelerator, self._settings)
@@ -66,7 +65,7 @@ class Progress:
         self._bar.set_postfix_str(words)
         if self._in_lines and (now - self._written >= SECONDS_A_LINE or step + 1 == self._steps):
             self._written = now
-            print(f"step {step + 1} of {self._steps}: {words}", file=sys.stderr, flush=True)
+            say(f"step {step + 1} of {self._steps}: {words}")
         if self._trackers:
             self._accelerator.log({**read[step + 1], "loss": mean, "pictures_per_second": speed}, step=step + 1)
         return {at: values["loss"] for at, values in read.items()}

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from ...models.latent_space import scaled
 from ...pipelines.base import DiffusionPipeline
 from ...prompts.encode import encode, tokenized
 from ..caches import LatentCache, TextCache, sample_moments
@@ -144,7 +145,7 @@ class TextGuided(Task):
                 drawn = sample_moments(batch["moments"], place.generator)
             else:
                 drawn = vae.encode(batch["pixel_values"]).latent_dist.sample(place.generator)
-        return drawn.float() * vae.config.scaling_factor
+        return scaled(vae, drawn.float())
 
     def text(self, batch: Batch) -> tuple[Tensor, ...]:
         """What the denoiser is told of the captions: hidden states; or ids (and a mask) where it trains the text encoder."""
