@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..models.layers import normed
+from ..weights import read_tensors
 from ..words import check_choice
 
 FEATURES = ("encoder", "clip", "inception")
@@ -181,6 +182,7 @@ class InceptionFeatures(Features):
             module = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
         except ImportError as error:
             raise ImportError("the features 'inception' need torch-fidelity: pip install torch-fidelity") from error
+        read_tensors([path])  # so that what torch-fidelity unpickles is known to be tensors and nothing else
         self.device = torch.device(device)
         extractor = module.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
         self.model: Any = extractor.to(self.device).eval()

@@ -19,7 +19,7 @@ from ..files import read_json, staged_folder
 from ..hub import split_options
 from ..models.base import Model
 from ..outputs import Output
-from ..registry import PIPELINES, entry, find, known
+from ..registry import PIPELINES, check_component, entry, find, known
 from ..runtime.offload import check_stays
 from ..weight_files import is_weights
 from ..words import check_keywords, listing, nearest
@@ -108,6 +108,9 @@ class DiffusionPipeline(Offloading, Configured):
         parameters = inspect.signature(pipeline_class.__init__).parameters
         takes = [name for name in parameters if name != "self"]
         check_keywords(f"{pipeline_class.__name__}.from_pretrained", given, takes + list(loading))
+        for name in takes:
+            if name in index and name not in given:
+                check_component(name, index[name], f"the {cls.config_name} of {str(source.name)!r}")
         named = {name: tuple(said) for name, said in index.items() if isinstance(said, (list, tuple)) and len(said) == 2}
         wanted = {name: said for name, said in named.items() if name in takes and name not in given and said[1]}
         folder = source.folder(lambda names: _choose_files(names, wanted, loading))
@@ -135,7 +138,7 @@ class DiffusionPipeline(Offloading, Configured):
         if cls is not DiffusionPipeline:
             return cls
         name = str(index.get("_class_name"))
-        if not known(name):
+        if name not in PIPELINES:
             raise ValueError(f"{where!r} is a checkpoint for {name!r}, a pipeline that there is not{nearest(name, PIPELINES)}"
                              f" (there are {listing(PIPELINES)})")
         return find(name)
