@@ -20,13 +20,13 @@ from calotype.depth import DPTForDepthEstimation, DPTImageProcessor
 from calotype.registry import _HOMES, COMPONENTS, PIPELINES, find
 
 PLAIN = {
-    "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 16, "image_size": 32, "patch_size": 16,
-    "backbone_out_indices": [0, 1, 2, 3], "neck_hidden_sizes": [8] * 4, "fusion_hidden_size": 8}
+    "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 16, "image_size": 32,
+    "patch_size": 16, "backbone_out_indices": [0, 1, 2, 3], "neck_hidden_sizes": [8] * 4, "fusion_hidden_size": 8}
 HYBRID = PLAIN | {
     "is_hybrid": True, "neck_hidden_sizes": [8, 16, 8, 8], "backbone_featmap_shape": [1, 32, 2, 2], "neck_ignore_stages": [0, 1],
     "backbone_config": {
-        "model_type": "bit", "global_padding": "same", "layer_type": "bottleneck", "depths": [1, 1, 1], "hidden_sizes": [8, 16, 32],
-        "embedding_size": 8, "num_groups": 4, "out_features": ["stage1", "stage2", "stage3"], "embedding_dynamic_padding": True}}
+        "model_type": "bit", "global_padding": "same", "layer_type": "bottleneck", "depths": [1, 1, 1],
+        "hidden_sizes": [8, 16, 32], "embedding_size": 8, "num_groups": 4, "out_features": ["stage1", "stage2", "stage3"], "embedding_dynamic_padding": True}}
 PIXELS = torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32)
 
 
@@ -97,7 +97,7 @@ ENTRIES = {
     "experts": {"_experts_implementation": "someone/kernels"},
     "a backbone of the Hub": {"backbone": "someone/backbone", "use_pretrained_backbone": True},
     "a backbone of timm": {"backbone": "resnet50", "use_timm_backbone": True, "backbone_kwargs": {"pretrained": True}},
-    "code": {"auto_map": {name: "planted.Planted" for name in ("AutoConfig", "AutoModel", "AutoModelForDepthEstimation")}},
+    "code": {"auto_map": dict.fromkeys(("AutoConfig", "AutoModel", "AutoModelForDepthEstimation"), "planted.Planted")},
     "code of the Hub": {"auto_map": {"AutoModelForDepthEstimation": "someone/code--planted.Planted"}, "trust_remote_code": True},
     "quantisation": {"quantization_config": {"quant_method": "planted", "load_in_4bit": True}},
     "types": {"torch_dtype": "planted.Planted", "dtype": "float16"},
@@ -211,7 +211,8 @@ def test_what_prepares_pictures(tmp_path, marker):
     assert torch.equal(ours(picture, return_tensors="pt").pixel_values, expected)
     assert not hasattr(ours.processor, "auto_map") and type(ours.processor) is type(theirs)
     for entries, message in (({"resample": "planted"}, "resample is 'planted'"), ({"size": {"depth": 3}}, "size is {'depth': 3}"),
-                             ({"image_mean": [0.5] * 9}, "image_mean is"), ({"ensure_multiple_of": 0}, "ensure_multiple_of is 0")):
+                             ({"image_mean": [0.5] * 9}, "image_mean is"),
+                             ({"ensure_multiple_of": 0}, "ensure_multiple_of is 0")):
         text = file.read_text()
         edit(file, **entries)
         with pytest.raises(ValueError, match=message):
@@ -295,7 +296,7 @@ def test_a_pipeline_of_somebody_elses_has_components_of_its_own(tmp_path):
     shutil.copytree(calotype.hub.BUNDLED["calotype/cats"], tmp_path, dirs_exist_ok=True)
     shutil.copytree(tmp_path / "scheduler", tmp_path / "another")
     edit(tmp_path / "model_index.json", another=["diffusers", "DDIMScheduler"])
-    given = {name: None for name in ("unet", "scheduler")}
+    given = dict.fromkeys(("unet", "scheduler"))
     assert isinstance(Mine.from_pretrained(tmp_path, **given).another, calotype.DDIMScheduler)
     edit(tmp_path / "model_index.json", another=["diffusers", "DDIMPipeline"])
     with pytest.raises(ValueError, match="names the class 'DDIMPipeline' for 'another'"):

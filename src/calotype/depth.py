@@ -93,11 +93,12 @@ class DPTForDepthEstimation(nn.Module):
         if not isinstance(torch_dtype, torch.dtype | None):
             raise ValueError(f"torch_dtype is {torch_dtype!r}, but must be a torch dtype such as torch.float16, or 'auto'")
         try:
-            model, about = transformers.DPTForDepthEstimation.from_pretrained(
+            loaded: Any = transformers.DPTForDepthEstimation.from_pretrained(
                 None, config=config, state_dict=tensors, dtype=torch_dtype or torch.float32, local_files_only=True,
                 output_loading_info=True)
         except (RuntimeError, ValueError, TypeError, ZeroDivisionError, IndexError) as error:
             raise ValueError(f"the weights in {str(folder)!r} do not fit its config ({error})") from error
+        model, about = loaded
         if missing := sorted(about["missing_keys"]):
             raise ValueError(f"the weights in {str(folder)!r} do not fit its config; missing: {some(missing)}")
         return cls(model.eval())

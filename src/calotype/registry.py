@@ -149,5 +149,5 @@ def check_component(component: str, said: Any, where: str) -> None:
     name = _SAME.get(said[1], said[1])
     allowed = COMPONENTS.get(component, sorted(_HOMES.keys() - PIPELINES))
     if name in _HOMES and name not in allowed:
-        raise ValueError(f"{where} names the class {said[1]!r} for {component!r}, which must be {listing(allowed) or 'left out'}; "
-                         f"another component is given as from_pretrained(…, {component}=…)")
+        raise ValueError(f"{where} names the class {said[1]!r} for {component!r}, which must be "
+                         f"{listing(allowed) or 'left out'}; another component is given as from_pretrained(…, {component}=…)")
