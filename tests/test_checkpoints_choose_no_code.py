@@ -26,7 +26,8 @@ HYBRID = PLAIN | {
     "is_hybrid": True, "neck_hidden_sizes": [8, 16, 8, 8], "backbone_featmap_shape": [1, 32, 2, 2], "neck_ignore_stages": [0, 1],
     "backbone_config": {
         "model_type": "bit", "global_padding": "same", "layer_type": "bottleneck", "depths": [1, 1, 1],
-        "hidden_sizes": [8, 16, 32], "embedding_size": 8, "num_groups": 4, "out_features": ["stage1", "stage2", "stage3"], "embedding_dynamic_padding": True}}
+        "hidden_sizes": [8, 16, 32], "embedding_size": 8, "num_groups": 4,
+        "out_features": ["stage1", "stage2", "stage3"], "embedding_dynamic_padding": True}}
 PIXELS = torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32)
 
 
