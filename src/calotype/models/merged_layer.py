@@ -4,8 +4,8 @@ What is taken out depends on what has become of the weights since:
 
 - They are, bit for bit, what the sum was (wherever they were moved, and rounded if they were): the weights from before come back,
   bit for bit.
-- They were changed where they are (by an optimiser, an average of weights, or in place): the change stays, and what adapters add is
-  taken off,
+- They were changed where they are (by an optimiser, an average of weights, or in place): the change stays, and what adapters add
+  is taken off,
 
       W = W_before + (W_now - W_sum)
 
