@@ -17,6 +17,7 @@ from torch import Tensor
 from ..files import local_path
 from ..models.latent_space import scaled
 from ..models.layers import normed
+from ..weights import read_tensors
 from ..words import check_choice
 
 FEATURES = ("encoder", "clip", "inception")
@@ -183,6 +184,7 @@ class InceptionFeatures(Features):
             module = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
         except ImportError as error:
             raise ImportError("the features 'inception' need torch-fidelity: pip install torch-fidelity") from error
+        read_tensors([path])  # so that what torch-fidelity unpickles is known to be tensors and nothing else
         self.device = torch.device(device)
         extractor = module.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
         self.model: Any = extractor.to(self.device).eval()

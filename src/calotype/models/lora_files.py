@@ -22,7 +22,7 @@ from ..files import local_path, read_json, staged_folder, write_json
 from ..weights import read_tensors
 from ..words import some
 from .lora import LoraState, adaptable
-from .merging import Pair
+from .merged_layer import Pair
 
 WEIGHT_NAME = "pytorch_lora_weights.safetensors"
 PEFT_NAMES = "adapter_config.json", "adapter_model.safetensors"

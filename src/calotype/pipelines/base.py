@@ -22,7 +22,7 @@ from ..hub import Source, split_options
 from ..load_options import drop_needless, take_device, take_dtype
 from ..models.base import Model
 from ..outputs import Output
-from ..registry import PIPELINES, entry, find, known
+from ..registry import PIPELINES, check_component, entry, find, known
 from ..runtime.offload import check_stays
 from ..weight_files import replaced
 from ..words import check_keywords, listing, nearest
@@ -116,6 +116,9 @@ class DiffusionPipeline(Offloading, Configured):
             "variant", "use_safetensors", "disable_mmap")}}
         check_keywords(f"{pipeline_class.__name__}.from_pretrained", given, takes + list(loading))
         named = read_components(index, parameters, index_file)
+        for name in named:
+            if name not in given:
+                check_component(name, index[name], repr(str(index_file)))
         wanted = {name: class_name for name, class_name in named.items() if class_name and name not in given}
         folder = source.folder(lambda names: choose_files(names, wanted, loading, str(source.name)))
         choose_files([path.relative_to(folder).as_posix() for name in wanted for path in (folder / name).glob("*")], wanted,
@@ -144,7 +147,7 @@ class DiffusionPipeline(Offloading, Configured):
         if cls is not DiffusionPipeline:
             return cls
         name = str(index.get("_class_name"))
-        if not known(name) or not issubclass(find(name), DiffusionPipeline):
+        if name not in PIPELINES:
             raise ValueError(f"{where!r} is a checkpoint for {name!r}, a pipeline that there is not{nearest(name, PIPELINES)}"
                              f" (there are {listing(PIPELINES)})")
         return find(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 import os
 from collections.abc import Callable, Sequence
@@ -243,4 +244,6 @@ def _load_dataset(name: str, config: str | None, **how: Any) -> Any:
     except ModuleNotFoundError:
         raise ModuleNotFoundError(f"the data set {name!r} is read with the library `datasets`, which is not installed: "
                                   "pip install datasets") from None
+    if "trust_remote_code" in inspect.signature(load_dataset).parameters:  # releases that could run a data set's own script
+        how["trust_remote_code"] = False
     return load_dataset(name, config, **how)
