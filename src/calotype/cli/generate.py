@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -55,7 +54,8 @@ def _plan_all(prompts: list[str], folder: Path | None, saving: Saving, wishes: W
             if path and there:
                 typer.echo(f"skipped {path}: it exists")
                 _compare(path, prompt, wishes)
-            wanted.append(Wanted(wishes.read(prompt, seed), seed, path, there))
+            chosen, negative = wishes.read(prompt, seed)
+            wanted.append(Wanted(chosen, seed, path, there, negative))
     check_all([one.path for one in wanted if not one.there], saving)
     return wanted
 
@@ -66,8 +66,9 @@ def _compare(path: Path, prompt: str, wishes: Wishes) -> None:
         recipe = Recipe.from_png(path)
     except (OSError, ValueError):
         return note(f"{path} is not a picture as Calotype saves it")
-    facts: Iterable[tuple[str, object]] = {"prompt": wishes.read(prompt, recipe.seed), **wishes.facts()}.items()
-    if other := [name for name, value in facts if getattr(recipe, name) != value]:
+    chosen, negative = wishes.read(prompt, recipe.seed)
+    facts: dict[str, object] = {"prompt": chosen, "negative_prompt": negative, **wishes.facts()}
+    if other := [name for name, value in facts.items() if getattr(recipe, name) != value]:
         note(f"{path} was made with another {' and '.join(other)}; --overwrite makes it anew")
 
 

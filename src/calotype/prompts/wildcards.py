@@ -10,7 +10,7 @@ from typing import overload
 
 _SIGN = re.compile(r"\\[{|}]|[{|}]")
 _WEIGHT = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*::")
-_LONGEST_WEIGHT = 400  # signs; no number has more
+_LONGEST_WEIGHT = 1000  # signs
 
 
 @overload
