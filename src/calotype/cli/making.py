@@ -82,9 +82,13 @@ def load(source: Source, task: str) -> tuple[Any, dict[str, Any]]:
 
 
 def plan(
-    saving: Saving, name: str, read: Callable[[int], tuple[str, str]] = lambda seed: ("", ""), inputs: Sequence[Path] = ()
+    saving: Saving, name: str, read: Callable[[int], tuple[str, str]] = lambda seed: ("", ""), inputs: Sequence[Path] = (),
 ) -> list[Wanted]:
-    """The pictures of one prompt: their seeds and files, which are checked. `read` gives the prompt and the negative prompt for a seed."""
+    """The pictures of one prompt: their seeds and files, which are checked.
+
+    Args:
+        read: gives the prompt and the negative prompt for a seed.
+    """
     seeds = [saving.first_seed + i for i in range(saving.count)]
     paths: Sequence[Path | None] = [None] * saving.count
     if saving.output or not saving.grid:

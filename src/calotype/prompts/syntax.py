@@ -153,7 +153,8 @@ def parse_compel(prompt: str) -> list[Clause]:
 
 
 def _compel_parts(text: str) -> list[Part]:
-    halves, ends, weights = _halves(text), [], [1.0]  # where the open parentheses are closed, and what is in them counts
+    halves, weights = _halves(text), [1.0]
+    ends: list[int] = []  # where the open parentheses are closed; what is in them counts the last of `weights`
     parts: list[Part] = []
     said: list[str] = []  # what was read and not yet given out
     at = 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Sequence
 from typing import overload
 
 _SIGN = re.compile(r"\\[{|}]|[{|}]")
@@ -18,10 +17,10 @@ def expand_wildcards(prompt: str, seed: int) -> str: ...
 
 
 @overload
-def expand_wildcards(prompt: Sequence[str], seed: int) -> list[str]: ...
+def expand_wildcards(prompt: list[str], seed: int) -> list[str]: ...
 
 
-def expand_wildcards(prompt: str | Sequence[str], seed: int) -> str | list[str]:
+def expand_wildcards(prompt: str | list[str], seed: int) -> str | list[str]:
     r"""Choose one of every `{a|b|c}`; the same seed chooses the same, on every machine.
 
     The choices are nested as you like, and may be weighted: `{2::a|b}` gives "a" twice as often as "b" (the syntax of
