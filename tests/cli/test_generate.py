@@ -230,6 +230,13 @@ def test_wildcards_are_chosen_by_the_seed(tiny, here):
     assert [one.prompt for one in recipes] == [expand_wildcards("a {red|blue|green|pink} {heart|moon}", 3 + i) for i in range(6)]
     assert len({one.prompt for one in recipes}) > 2
     assert "identical" in call("reproduce", "x-4.png", "--model", tiny)
+    call("generate", "a {red|blue} heart", "--negative", "{flat|noto} style", "-o", "n.png", "--model", tiny, "--steps", 1,
+         "--seed", 3, "--count", 8, "--wildcards")
+    recipes = [Recipe.from_png(f"n-{i}.png") for i in range(8)]
+    assert [one.prompt for one in recipes] == [expand_wildcards("a {red|blue} heart", 3 + i) for i in range(8)]
+    assert {one.negative_prompt for one in recipes} == {"flat style", "noto style"}
+    assert len({(one.prompt, one.negative_prompt) for one in recipes}) > 2  # one choice does not follow the other
+    assert "identical" in call("reproduce", "n-4.png", "--model", tiny)
     assert "several choices at once" in call("generate", "{2$$a|b}", "--wildcards", "-o", "y.png", code=1)
 
 

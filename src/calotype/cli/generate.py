@@ -61,7 +61,8 @@ def _plan_all(
             if path and there:
                 typer.echo(f"skipped {path}: it exists")
                 _compare(path, prompt, wishes, source)
-            wanted.append(Wanted(wishes.read(prompt, seed), seed, path, there))
+            chosen, negative = wishes.read(prompt, seed)
+            wanted.append(Wanted(chosen, seed, path, there, negative))
     return wanted
 
 
@@ -71,7 +72,8 @@ def _compare(path: Path, prompt: str, wishes: Wishes, source: Source) -> None:
         recipe = Recipe.from_png(path)
     except (OSError, ValueError):
         return note(f"{path} is not a picture as Calotype saves it")
-    facts = {"prompt": wishes.read(prompt, recipe.seed), **wishes.facts(), **source.facts()}
+    chosen, negative = wishes.read(prompt, recipe.seed)
+    facts = {"prompt": chosen, "negative_prompt": negative, **wishes.facts(), **source.facts()}
     if other := [name.rstrip("s") if isinstance(value, list) else name for name, value in facts.items()
                  if not _says(getattr(recipe, name), value)]:
         note(f"{path} was made with another {' and '.join(other)}; --overwrite makes it anew")

@@ -37,6 +37,7 @@ class Wanted:
     seed: int
     path: Path | None = None
     there: bool = False
+    negative: str = ""
 
 
 def choose_device(wanted: str | None, offload: str | None = None) -> str:
@@ -110,15 +111,20 @@ def load(source: Source, task: str) -> tuple[Any, dict[str, Any]]:
 
 
 def plan(
-    saving: Saving, name: str, read: Callable[[int], str] = lambda seed: "", inputs: Sequence[Path] = ()
+    saving: Saving, name: str, read: Callable[[int], tuple[str, str]] = lambda seed: ("", ""), inputs: Sequence[Path] = (),
 ) -> list[Wanted]:
-    """The pictures of one prompt: their seeds and files, which are checked. `read` gives the prompt for a seed."""
+    """The pictures of one prompt: their seeds and files, which are checked.
+
+    Args:
+        read: gives the prompt and the negative prompt for a seed.
+    """
     seeds = [saving.first_seed + i for i in range(saving.count)]
     paths: Sequence[Path | None] = [None] * saving.count
     if saving.output or not saving.grid:
         paths = numbered(saving.output or Path(f"{name}-{saving.first_seed}.png"), saving.count)
     check_all(paths, saving, inputs)
-    return [Wanted(read(seed), seed, path) for seed, path in zip(seeds, paths, strict=True)]
+    return [Wanted(prompt, seed, path, negative=negative)
+            for seed, path, (prompt, negative) in zip(seeds, paths, map(read, seeds), strict=True)]
 
 
 def check_all(paths: Sequence[Path | None], saving: Saving, inputs: Sequence[Path] = ()) -> None:
@@ -132,7 +138,7 @@ def make(
     wanted: Sequence[Wanted], pipeline: Any, saving: Saving, given: Mapping[str, Any] | None = None, columns: int | None = None,
     **facts: Any,
 ) -> None:
-    """Make and save pictures, in batches of those that have one prompt; `facts` are a recipe's, and `given` its inputs.
+    """Make and save pictures, in batches of those that have the same texts; `facts` are a recipe's, and `given` its inputs.
 
     Then the contact sheet, in `columns`.
     """
@@ -159,7 +165,8 @@ def _make_together(
     batch: Sequence[Wanted], pipeline: Any, given: Mapping[str, Any] | None, facts: Mapping[str, Any]
 ) -> Iterator[tuple[Wanted, Recipe, Any]]:
     """The pictures of a batch, each with its recipe."""
-    together = Recipe(prompt=batch[0].prompt, seed=batch[0].seed, batch=len(batch), **facts)
+    first = batch[0]
+    together = Recipe(prompt=first.prompt, negative_prompt=first.negative, seed=first.seed, batch=len(batch), **facts)
     with progress(some([one.path.name if one.path else f"seed {one.seed}" for one in batch], 2)) as on_step:
         pictures = together.pictures(pipeline, on_step, given)
     for i, (one, picture) in enumerate(zip(batch, pictures, strict=True)):
@@ -168,11 +175,12 @@ def _make_together(
 
 
 def _batches(wanted: Sequence[Wanted], pixels: int) -> Iterator[list[Wanted]]:
-    """Divide pictures into those that are made together: of one prompt, with seeds that follow each other."""
+    """Divide pictures into those that are made together: of the same texts, with seeds that follow each other."""
     most = max(1, min(_MOST_TOGETHER, _PIXELS_TOGETHER // pixels))
     batch: list[Wanted] = []
     for one in wanted:
-        if batch and (len(batch) == most or (one.prompt, one.seed) != (batch[-1].prompt, batch[-1].seed + 1)):
+        last = batch[-1] if batch else one
+        if batch and (len(batch) == most or (one.prompt, one.negative, one.seed) != (last.prompt, last.negative, last.seed + 1)):
             yield batch
             batch = []
         batch.append(one)

@@ -107,19 +107,19 @@ class Wishes:
     quality: Annotated[str, choice("quality", QUALITIES, help=(
         f"{', '.join(QUALITIES)}: how much may be approximated, to be quicker."))] = "exact"
 
-    def read(self, prompt: str, seed: int) -> str:
-        """The prompt of the picture with this seed."""
+    def read(self, prompt: str, seed: int) -> tuple[str, str]:
+        """The prompt and the negative prompt of the picture with this seed."""
         if not self.wildcards:
-            return prompt
+            return prompt, self.negative
         from ..prompts.wildcards import expand_wildcards
 
-        return expand_wildcards(prompt, seed)
+        chosen, negative = expand_wildcards([prompt, self.negative], seed)
+        return chosen, negative
 
     def facts(self) -> dict[str, Any]:
-        """What a recipe says of them; what is the pipeline's to say is left out."""
+        """What a recipe says of them beside its texts; what is the pipeline's to say is left out."""
         given = {"steps": self.steps, "guidance": self.guidance}
-        return {"negative_prompt": self.negative, "prompt_syntax": self.syntax, "long_prompts": self.long,
-                "clip_skip": self.clip_skip, "quality": self.quality,
+        return {"prompt_syntax": self.syntax, "long_prompts": self.long, "clip_skip": self.clip_skip, "quality": self.quality,
                 **{name: value for name, value in given.items() if value is not None}}
 
 

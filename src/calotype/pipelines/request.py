@@ -38,7 +38,7 @@ class Request:
         cross_attention_kwargs: `{"scale": s}` lets all LoRA adapters count s times, beside what `set_adapters` said. The weights
             are merged anew for this call, and calls at another scale wait; not for streams.
         guidance_rescale: against overexposure at high scales; see `guidance.guide`.
-        clip_skip: leave out that many last layers of the text encoder.
+        clip_skip: leave out that many last layers of the text encoder, for the prompt; the negative prompt has all.
         prompt_syntax: read weights in prompts by the rules of `"a1111"` or `"compel"`; see `docs/prompts.md`.
         long_prompts: read prompts longer than the text encoder's positions in chunks, instead of cutting them.
         quality: `"exact"`, or approximations that are quicker, `"high"` and `"draft"`; see `docs/quality.md`.

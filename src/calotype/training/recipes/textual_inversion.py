@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...files import staged_folder
-from ...prompts.textual_inversion import expand_tokens
+from ...prompts.learned_words import added_tokens, tokens_of
 from ..captions import Captions
 from ..settings import Data
 from .data import open_pictures
@@ -90,7 +90,7 @@ class TextualInversion(TextGuided):
         start = pipeline.text_encoder.get_input_embeddings().weight[near].detach().repeat(settings.num_vectors, 1)
         pipeline.load_textual_inversion({settings.placeholder_token: start})
         pipeline.text_encoder.requires_grad_(False)
-        words = expand_tokens(pipeline.tokenizer, settings.placeholder_token).split()
+        words = tokens_of(settings.placeholder_token, added_tokens(pipeline.tokenizer))
         self.denoiser.text_encoder = Learned(pipeline.text_encoder, pipeline.tokenizer.convert_tokens_to_ids(words))
 
     def pictures(self) -> Any:
