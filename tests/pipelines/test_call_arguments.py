@@ -69,18 +69,18 @@ BAD = [(name, value) for name, values in {
 }.items() for value in values]
 
 
-@pytest.mark.parametrize("change", GOOD, ids=str)
+@pytest.mark.parametrize("change", GOOD, ids=lambda change: ", ".join(change))
 def test_numbers_of_any_make(tiny, change):
     tiny(**{"prompt": "a cat", "num_inference_steps": 1, "output_type": "latent", **change})
 
 
-@pytest.mark.parametrize(("name", "value"), BAD, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(("name", "value"), BAD, ids=lambda value: value if isinstance(value, str) else type(value).__name__)
 def test_wrong_kinds(tiny, untouched, name, value):
     with pytest.raises(ValueError, match=name):
         tiny(**{"prompt": "a cat", "num_inference_steps": 1, name: value})
 
 
-@pytest.mark.parametrize("value", ["900", 900, ["900", "5"], [None], [True, False], {900, 5}, [[900], [5]]], ids=str)
+@pytest.mark.parametrize("value", ["900", 900, ["900", "5"], [None], [True, False], {900, 5}, [[900], [5]]])
 def test_lists_of_numbers(tiny, untouched, value):
     for name, scheduler in (("timesteps", "EulerDiscreteScheduler"), ("sigmas", "EulerDiscreteScheduler")):
         pipe = calotype.StableDiffusionPipeline.from_pipe(
@@ -169,7 +169,7 @@ def test_a_scheduler_refuses_what_is_no_generator():
 # -- strength: advice that works -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("strength", ["0.5", None, NAN, 0, 1.1, True - 1, torch.tensor([0.5, 0.5])], ids=str)
+@pytest.mark.parametrize("strength", ["0.5", None, NAN, 0, 1.1, True - 1, torch.tensor([0.5, 0.5])])
 @pytest.mark.parametrize("name", ["StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline", DEPTH])
 def test_wrong_strengths(untouched, name, strength):
     pipe = getattr(calotype, name).from_pipe(make_tiny()) if name != DEPTH else ours(name)
