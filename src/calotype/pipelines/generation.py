@@ -81,6 +81,15 @@ class Generation:
         """A block in which models run by the fast path, where the pipeline allows it."""
         return fast_path(self.pipeline.fast, self.prepared)
 
+    @property
+    def others_look_on(self) -> bool:
+        """Whether code that is not the library's runs between the steps, and may change anything."""
+        return bool(self.pipeline._streaming)
+
+    def _recheck(self) -> None:
+        if self.others_look_on:
+            self.prepared.clear()
+
     def run(
         self, table: Table, sample: Tensor, predict: Predict, develop: Callable[[Tensor], Any], generator: Any = None,
         after_step: AfterStep | None = None, autoencoder: Any = None,
@@ -95,10 +104,12 @@ class Generation:
         self.pipeline.num_timesteps = len(table)
 
         def asked(row: int, scaled: Tensor) -> Tensor:
+            self._recheck()
             with self.fast():
                 return predict(row, scaled)
 
         def developed(latents: Tensor) -> Any:
+            self._recheck()
             with torch.no_grad(), self.fast():
                 return develop(latents)
 
