@@ -23,9 +23,20 @@ from .loop import AfterStep, Predict, denoise
 
 
 class Stop:
-    """A wish that generations end after the step that they are in."""
+    """The wish that generations end after the step that they are in.
 
-    wanted = False
+    Attributes:
+        wanted: whether it was said since the last generation began.
+        count: how often it was said. A generation ends when that is no longer what it was at its beginning, so that others,
+            which begin later, are not concerned.
+    """
+
+    def __init__(self) -> None:
+        self.wanted, self.count = False, 0
+
+    def want(self, wanted: bool) -> None:
+        """Say so, or take it back for what has not begun yet."""
+        self.wanted, self.count = wanted, self.count + wanted
 
 
 @dataclass
@@ -70,9 +81,9 @@ class Generation:
     """
 
     def __init__(self, pipeline: Any):
-        if pipeline._stop.wanted:  # by somebody who is done with an earlier call
-            pipeline._stop = Stop()
-        self._asked_outside: Stop = pipeline._stop
+        self._outside: Stop = pipeline._stop  # one object for the pipeline and its copies
+        self._outside.wanted = False  # what was said of earlier calls
+        self._count = self._outside.count
         self.pipeline = copy.copy(pipeline)
         self.pipeline._stop = Stop()
         self.prepared: Scope = set()
@@ -125,7 +136,7 @@ class Generation:
                         bar.update()
                     yield Step(row, len(table), done, total, table.timesteps[row], latents, developed, preview or fitted)
                     done += table.ends_step[row]
-                    if self.pipeline._stop.wanted or self._asked_outside.wanted:
+                    if self.pipeline._stop.wanted or self._outside.count != self._count:
                         return
 
         if self.pipeline._streaming:

@@ -93,8 +93,7 @@ def transformed_or_traced() -> bool:
 def composite_key() -> Any:
     """The dispatch key of operations that are made of others; `None` where they cannot be taken apart."""
     key = getattr(getattr(torch._C, "DispatchKey", None), "CompositeImplicitAutograd", None)
-    has_operators = hasattr(torch._C, "_dispatch_has_kernel_for_dispatch_key") and hasattr(torch._ops.OpOverload, "_op_dk")
-    if key is None or not has_operators:
+    if key is None or not hasattr(torch._C, "_dispatch_has_kernel_for_dispatch_key"):
         _missing("_C.DispatchKey.CompositeImplicitAutograd", "calls on the CPU are not recorded")
         return None
     return key
@@ -106,8 +105,9 @@ def is_composite(operator: Any, key: Any) -> bool:
 
 
 def run_composite(operator: Any, key: Any, *args: Any, **kwargs: Any) -> Any:
-    """What `operator` does, by the operations that it is made of. (`decompose` would prefer a slower way, for compilers.)"""
-    return operator._op_dk(key, *args, **kwargs)
+    """What `operator` does, by the operations that it is made of. `decompose` would prefer a slower way, meant for compilers."""
+    by_key = getattr(operator, "_op_dk", None)
+    return operator.decompose(*args, **kwargs) if by_key is None else by_key(key, *args, **kwargs)
 
 
 def raise_version(tensor: Tensor) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from .entries import SchedulerMixin
 from .noise import Array, Levels
 from .prediction import PREDICTION_TYPES, Prediction, make_clip, read_prediction
 from .table import Memory, Row, State, Table
+
+
+_Self = TypeVar("_Self", bound="Scheduler")
 
 
 @dataclass
@@ -164,6 +167,14 @@ class Scheduler(SchedulerMixin):
                 raise ValueError(f"timesteps must lie in [0, {self.highest_timestep:g}], and are {values.tolist()}")
             return self.levels(len(values), **{name: values}, **where)
         return self.levels(checked_steps(steps, len(self) if self.bounded else None), **where)
+
+    def __copy__(self: _Self) -> _Self:
+        """A scheduler that steps on from here on its own."""
+        copied = object.__new__(type(self))
+        vars(copied).update(vars(self))
+        copied._tables = dict(self._tables)
+        copied._state = None if self._state is None else list(self._state)
+        return copied
 
     # -- loops of one's own -----------------------------------------------------------------------------------------------
 
