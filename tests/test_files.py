@@ -89,7 +89,7 @@ def test_staged_folder_moves_the_index_last(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda a, b: (moved.append(Path(b).name), replace(a, b)))
     with staged_folder(tmp_path) as scratch:
         plant(scratch, {"model_index.json": b"", "a.txt": b"", "unet/index.json": b"", "unet/z.safetensors": b""})
-    assert moved == ["z.safetensors", "index.json", "a.txt", "model_index.json"]
+    assert moved == ["z.safetensors", "a.txt", "index.json", "model_index.json"]
 
 
 def test_staged_folder_removes_what_is_stale_where_it_wrote(tmp_path):

@@ -30,6 +30,10 @@ def the_unet(names: list[str]) -> list[str]:
     return [name for name in names if name in ("unet/config.json", "unet/weights.safetensors")]
 
 
+def its_weights(names: list[str]) -> list[str]:
+    return [name for name in names if name in ("config.json", "weights.safetensors")]
+
+
 @pytest.fixture
 def server(monkeypatch, tmp_path):
     server = HubServer()
@@ -117,12 +121,12 @@ def test_split_options_keeps_the_rest_in_order():
 
 
 def test_only_the_chosen_files_are_fetched_and_only_once(server):
-    folder = Source("owner/model", subfolder="unet").folder(the_unet)
+    folder = Source("owner/model", subfolder="unet").folder(its_weights)
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "weights.safetensors"]
     assert (folder / "weights.safetensors").read_bytes() == FILES["unet/weights.safetensors"]
     assert sorted(server.fetched) == ["owner/model/unet/config.json", "owner/model/unet/weights.safetensors"]
     server.forget()
-    assert Source("owner/model", subfolder="unet/").folder(the_unet) == folder
+    assert Source("owner/model", subfolder="unet/").folder(its_weights) == folder
     assert Source("owner/model", subfolder="unet").file("config.json") == folder / "config.json"
     assert server.fetched == [] and sum(server.requests.values()) == 2  # one question each
 
@@ -191,9 +195,9 @@ def test_what_is_missing_is_named(server):
 def test_progress_is_shown_unless_disabled(server, capfd):
     from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
-    Source("owner/model", subfolder="unet").folder(the_unet)
+    Source("owner/model", subfolder="unet").folder(its_weights)
     assert "%" in capfd.readouterr().err
-    Source("owner/model", subfolder="unet").folder(the_unet)
+    Source("owner/model", subfolder="unet").folder(its_weights)
     assert capfd.readouterr().err == ""  # nothing was fetched
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -88,6 +88,26 @@ def test_floats(theirs):
         assert_same(CLIPImageProcessor(do_rescale=False), theirs(do_rescale=False), floats)
 
 
+def test_other_arrays():
+    """Booleans, 16 bits, transparency and tensors of any type, and PIL images of more than 8 bits, are what they show."""
+    ours, image = CLIPImageProcessor(do_normalize=False), picture(37, 41)
+    array = np.asarray(image)
+    expected = ours(image, return_tensors="np").pixel_values
+    opaque = np.dstack([array, np.full((41, 37), 255, np.uint8)])
+    for same in (array.astype(np.uint16) * 257, array.astype(np.uint16), opaque, opaque.transpose(2, 0, 1), opaque / 255,
+                 torch.tensor(array / 255, dtype=torch.bfloat16, requires_grad=True)):
+        assert np.abs(ours(same, return_tensors="np").pixel_values - expected).max() <= 0.01
+    grey = picture(37, 41, "L")
+    shown = ours(grey, return_tensors="np").pixel_values
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    for same in (deep, Image.fromarray(np.asarray(deep).astype(np.int32)), Image.fromarray(np.asarray(grey) / np.float32(255))):
+        assert np.abs(ours(same, return_tensors="np").pixel_values - shown).max() <= 0.01
+    assert ours(np.eye(8, dtype=bool), return_tensors="np", do_resize=False, crop_size=8).pixel_values.max() == 1
+    for wrong in (array[..., :2], array[None, None], np.full((4, 4, 3), np.nan)):
+        with pytest.raises(ValueError, match="a picture is"):
+            ours([wrong])
+
+
 def test_what_comes_back():
     ours = CLIPImageProcessor()
     output = ours([picture(30, 40), picture(40, 30)], return_tensors="pt")

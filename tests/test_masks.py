@@ -65,12 +65,61 @@ def test_strokes_on_a_transparent_layer(how):
         assert mask[..., :8].min() == 1 and mask[..., 8:].max() == 0
 
 
+KINDS = {
+    "uint8": lambda mask: mask, "int64": lambda mask: mask.astype(np.int64), "uint16": lambda mask: mask.astype(np.uint16),
+    "bool": lambda mask: mask > 0, "floats": lambda mask: mask.astype(np.float32), "float64": lambda mask: mask.astype(float),
+    "[H, W, 1]": lambda mask: mask[..., None], "[B, H, W]": lambda mask: mask[None], "RGB": lambda mask: np.dstack([mask] * 3),
+    "RGBA": lambda mask: np.dstack([mask] * 4), "opaque": lambda mask: np.dstack([mask] * 3 + [np.full_like(mask, 255)]),
+    "RGBA floats": lambda mask: np.dstack([mask] * 4).astype(np.float32),
+    "tensor uint8": torch.tensor, "tensor int64": lambda mask: torch.tensor(mask).long()[None, None],
+    "tensor uint16": lambda mask: torch.tensor(mask.astype(np.uint16)), "tensor bool": lambda mask: torch.tensor(mask > 0)[None],
+    "tensor half": lambda mask: torch.tensor(mask).half(),
+    "L": Image.fromarray, "1": lambda mask: Image.fromarray(mask * 255).convert("1"),
+    "I": lambda mask: Image.fromarray(mask.astype(np.int32)), "I;16": lambda mask: Image.fromarray(mask.astype(np.uint16)),
+    "F": lambda mask: Image.fromarray(mask.astype(np.float32)), "P": lambda mask: Image.fromarray(mask).convert("P"),
+    "LA": lambda mask: Image.fromarray(mask).convert("LA"), "PIL RGB": lambda mask: Image.fromarray(mask).convert("RGB")}
+
+
+@pytest.mark.parametrize("how", [HARD, SOFT], ids=["hard", "soft"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_masks_of_zeros_and_ones(kind, how):
+    """One is white, whatever holds it; so are 255 and 65535. In a list each mask is read by itself."""
+    ones = np.zeros((16, 24), np.uint8)
+    ones[4:12, 8:16] = 1
+    expected = torch.from_numpy(ones).float()[None, None]
+    processor = VaeImageProcessor(**how)
+    mask = prepare_mask(KINDS[kind](ones), 16, 24, processor)
+    assert torch.allclose(mask.float(), expected)
+    several = [KINDS[kind](ones), Image.fromarray(ones * 255), ones.astype(np.uint16) * 65535, ones * 0]
+    assert torch.allclose(prepare_mask(several, 16, 24, processor).float(), torch.cat([expected] * 3 + [expected * 0]))
+
+
+def test_boxes_and_overlays_of_zeros_and_ones():
+    ones = Image.fromarray(np.kron(np.eye(2, dtype=np.uint8), np.ones((8, 8), np.uint8)))
+    white = ones.point(lambda value: 255 * value)
+    assert crop_region(ones.crop((0, 0, 16, 8)), 16, 8) == crop_region(white.crop((0, 0, 16, 8)), 16, 8)
+    kept, new = picture(16, 16, seed=1), picture(16, 16, seed=2)
+    assert composite(kept, new, ones).tobytes() == composite(kept, new, white).tobytes()
+
+
+def test_what_is_nearly_black_is_no_mask_of_ones():
+    grey = np.zeros((8, 8), np.uint8)
+    grey[0, 0], grey[0, 1] = 1, 2
+    assert prepare_mask(grey, 8, 8, VaeImageProcessor(**HARD)).max() == 0
+    faint = Image.new("RGBA", (8, 8), (255, 255, 255, 1))  # a stroke of no strength, not a one
+    assert prepare_mask(faint, 8, 8, VaeImageProcessor(**HARD)).max() == 0
+    picture_of_ones = VaeImageProcessor(do_normalize=False).preprocess(np.ones((8, 8, 3), np.uint8))  # is no mask
+    assert picture_of_ones.max() < 0.01
+
+
 def test_bad_masks():
     with pytest.raises(ValueError, match=r"from -1.*\[0, 1\]"):
         prepare_mask(-torch.ones(1, 8, 8), 8, 8, VaeImageProcessor(**HARD))
-    with pytest.raises(ValueError, match="1, 3"):
+    with pytest.raises(ValueError, match="mask_image is None"):
+        prepare_mask(None, 8, 8, VaeImageProcessor(**HARD))
+    with pytest.raises(ValueError, match="channels of latents, but must have 1, 3"):
         prepare_mask(torch.rand(1, 4, 8, 8), 8, 8, VaeImageProcessor(**HARD))
-    with pytest.raises(ValueError, match="PIL.Image.open"):
+    with pytest.raises(ValueError, match="calotype.load_image"):
         prepare_mask("mask.png", 8, 8, VaeImageProcessor(**HARD))
     with pytest.raises(ValueError, match="do_convert_grayscale=True"):
         prepare_mask(painted(), 8, 8, VaeImageProcessor())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+import zlib
 from dataclasses import asdict, replace
 
 import pytest
@@ -18,6 +19,8 @@ from calotype.registry import SCHEDULERS
 from calotype.tasks import TASKS
 
 NOTED = {"file": "photo.png", "pixels": "a" * 64}
+STYLE = {"file": "style", "revision": None, "content": "a" * 64, "weight": 1.0}
+WORD = {"file": "word", "revision": "a" * 40, "content": "a" * 64, "token": None}
 
 plain = Recipe(
     model="calotype/emoji", model_hash="a" * 64, prompt="a cat", seed=7, steps=2, guidance=7.5, height=128, width=128,
@@ -26,6 +29,7 @@ picture = Image.effect_noise((24, 16), 90).convert("RGB")
 hashes = st.text(string.hexdigits[:16], min_size=64, max_size=64)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-10**6, 10**6) | st.floats(-1e6, 1e6) | st.text(), st.lists, max_leaves=5)
+files = {"file": st.text(), "revision": st.none() | hashes.map(lambda text: text[:40]), "content": hashes}
 noted = st.fixed_dictionaries({"file": st.text(), "pixels": hashes})
 recipes = st.tuples(st.integers(1, 64), st.sampled_from(sorted(TASKS))).flatmap(lambda drawn: recipes_of(*drawn))
 
@@ -40,7 +44,9 @@ def recipes_of(batch: int, task: str) -> st.SearchStrategy[Recipe]:
         versions=st.dictionaries(st.text(), st.text()), strength=st.floats(0, 1), padding=st.none() | st.integers(0, 8192),
         blur=st.integers(0, 1024), overlay=st.booleans(), prompt_syntax=st.sampled_from([None, *SYNTAXES]),
         long_prompts=st.booleans(), clip_skip=st.none() | st.integers(0, 100), task=st.just(task),
-        quality=st.sampled_from(QUALITIES),
+        quality=st.sampled_from(QUALITIES), compiled=st.booleans(),
+        adapters=st.lists(st.fixed_dictionaries({**files, "weight": st.floats(-1000, 1000)}), max_size=2),
+        embeddings=st.lists(st.fixed_dictionaries({**files, "token": st.none() | st.just("<toy>")}), max_size=2),
         inputs=st.fixed_dictionaries(dict.fromkeys(TASKS[task].inputs, noted)))
 
 
@@ -114,11 +120,23 @@ def test_other_programs_see_the_usual_words(tmp_path):
     ({"prompt_syntax": "latex"}, "prompt_syntax is 'latex', but must be None, 'a1111' or 'compel'"),
     ({"clip_skip": True}, "clip_skip is int"),
     ({"quality": "low"}, "quality is 'low', but must be 'exact', 'high' or 'draft'"),
+    ({"compiled": 1}, "compiled is bool"),
+    ({"adapters": {}}, "adapters is list"),
+    ({"adapters": ["style"]}, "adapter has a file, a revision, a content and a weight, and this is 'style'"),
+    ({"adapters": [{**STYLE, "path": "/"}]}, "adapter has a file, a revision"),
+    ({"adapters": [{**STYLE, "file": 3}]}, "adapter has texts"),
+    ({"adapters": [{**STYLE, "content": "A"}]}, "adapter has content 'A', but must have 64 hex"),
+    ({"adapters": [{**STYLE, "revision": "../main"}]}, "adapter has revision '../main'"),
+    ({"adapters": [{**STYLE, "weight": "1"}]}, "adapter's weight is '1', but must be a number from -1000 to 1000"),
+    ({"adapters": [{**STYLE, "weight": True}]}, "adapter's weight is True"),
+    ({"adapters": [{**STYLE, "weight": float("nan")}]}, "adapter's weight is nan"),
+    ({"embeddings": [STYLE]}, "embedding has a file, a revision, a content and a token"),
+    ({"embeddings": [{**WORD, "token": " "}]}, "embedding has token ' '"),
     ({"index": 2, "batch": 2}, "picture 2 with seed 7 cannot be one of 2"),
     ({"index": 8, "batch": 9}, "picture 8 with seed 7"),
     ({"seed": -1}, "seed is -1"),
     ({"stepz": 3}, "no argument 'stepz'; did you mean 'steps'"),
-    ({"format": 3}, "format 3, newer than 2"),
+    ({"format": 4}, "format 4, newer than 3"),
     ({"format": 0}, "format is 0"),
     ({"format": True}, "format is int"),
     ({"format": "2"}, "format is int"),
@@ -147,7 +165,8 @@ def test_a_newer_format_is_read_as_far_as_it_is_known(tmp_path):
 
 
 def test_the_first_format_is_read(tmp_path):
-    since = ("inputs", "strength", "padding", "blur", "overlay", "prompt_syntax", "long_prompts", "clip_skip", "quality")
+    since = ("inputs", "strength", "padding", "blur", "overlay", "prompt_syntax", "long_prompts", "clip_skip", "quality",
+             "adapters", "embeddings", "compiled")
     first = {name: value for name, value in asdict(plain).items() if name not in since} | {"format": 1}
     assert Recipe.from_png(write(tmp_path / "x.png", json.dumps(first))) == plain
 
@@ -155,6 +174,16 @@ def test_the_first_format_is_read(tmp_path):
 def test_no_recipe(tmp_path):
     with pytest.raises(ValueError, match=r"x.png': no recipe in it"):
         Recipe.from_png(write(tmp_path / "x.png", None))
+
+
+def test_a_picture_that_claims_to_be_huge(tmp_path):
+    path = write(tmp_path / "x.png", plain.to_json())
+    content = bytearray(path.read_bytes())
+    content[16:24] = (60_000).to_bytes(4, "big") * 2  # of the header, whose checksum follows
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"x.png' has more pixels than is safe to read"):
+        Recipe.from_png(path)
 
 
 @pytest.mark.parametrize("cut", [0, 5, 20, 40, 300, -200])
@@ -165,10 +194,10 @@ def test_a_truncated_picture(tmp_path, cut):
 
 def test_no_picture(tmp_path):
     (tmp_path / "x.png").write_text("words")
-    with pytest.raises(ValueError, match=r"x.png' is damaged or no PNG"):
+    with pytest.raises(ValueError, match=r"x.png' is text, .*'PNG'"):
         Recipe.from_png(tmp_path / "x.png")
     picture.save(tmp_path / "x.jpg")
-    with pytest.raises(ValueError, match=r"x.jpg' is damaged or no PNG"):
+    with pytest.raises(ValueError, match=r"x.jpg' is JPEG, .*'PNG'"):
         Recipe.from_png(tmp_path / "x.jpg")
     with pytest.raises(FileNotFoundError):
         Recipe.from_png(tmp_path / "none.png")

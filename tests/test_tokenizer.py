@@ -146,6 +146,17 @@ def test_any_text(both):
     check()
 
 
+def test_where_tokens_are(both):
+    a, b = both("all")
+    for text in [*TEXTS, *many_texts(100)]:
+        theirs = b(text, return_offsets_mapping=True)["offset_mapping"]
+        assert a(text, return_offsets_mapping=True).offset_mapping == [tuple(place) for place in theirs]
+    options = {
+        "padding": "max_length", "max_length": 6, "truncation": True, "return_tensors": "np", "return_offsets_mapping": True}
+    texts = ["a CAT", "one two three four five six"]
+    assert (a(texts, **options).offset_mapping == b(texts, **options)["offset_mapping"]).all()
+
+
 @pytest.mark.parametrize("options", [
     {}, {"padding": "longest"},
     {"padding": True}, {"padding": "max_length"}, {"padding": "max_length", "max_length": 9},

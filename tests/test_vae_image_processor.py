@@ -220,15 +220,95 @@ def test_pictures_of_several_sizes_with_a_size_given():
     assert VaeImageProcessor().preprocess([picture(20, 30), floats(9, 9, 3)], 16, 24).shape == (2, 3, 16, 24)
 
 
+# -- each by itself, and latents -------------------------------------------------------------------------------------
+
+SHOWN = np.asarray(picture(16, 8))
+UNIT, SIGNED = SHOWN / np.float32(255), SHOWN / np.float32(127.5) - 1
+KINDS = {
+    "PIL": Image.fromarray(SHOWN), "bytes": SHOWN, "floats": UNIT, "signed": SIGNED,
+    "a tensor": torch.from_numpy(UNIT).permute(2, 0, 1), "a tensor of bytes": torch.tensor(SHOWN).permute(2, 0, 1),
+    "a signed batch": torch.from_numpy(SIGNED).permute(2, 0, 1)[None], "RGBA": Image.fromarray(SHOWN).convert("RGBA"),
+    "RGBA floats": np.dstack([UNIT, np.ones((8, 16), np.float32)]), "uint16": SHOWN.astype(np.uint16) * 257,
+    "bytes in 16 bits": SHOWN.astype(np.uint16)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("other", KINDS)
+def test_a_list_is_read_as_its_pictures_are_alone(kind, other):
+    """Range, channels and alpha of one do not change the others: what the oracle tells of the whole batch, or refuses."""
+    processor = VaeImageProcessor(do_convert_rgb=True)
+    expected = processor.preprocess(KINDS["PIL"])
+    together = processor.preprocess([KINDS[kind], KINDS[other]])
+    assert (together - torch.cat([expected, expected])).abs().max() <= 1e-5
+
+
+def test_grey_and_colours_in_one_list():
+    grey = picture(16, 8, "L")
+    mixed = [grey, KINDS["floats"], np.asarray(grey), grey.convert("LA")]
+    batch = VaeImageProcessor(do_convert_rgb=True).preprocess(mixed)
+    assert batch.shape == (4, 3, 8, 16) and torch.equal(batch[0], batch[2]) and torch.equal(batch[0], batch[3])
+    masks = VaeImageProcessor(do_convert_grayscale=True, do_normalize=False).preprocess(mixed)
+    assert masks.shape == (4, 1, 8, 16)
+
+
+def test_transparent_floats_are_laid_on_white():
+    """As Matplotlib reads a PNG: [H, W, 4] in [0, 1]."""
+    clear = picture(16, 8, "RGBA")
+    expected = VaeImageProcessor(do_convert_rgb=True).preprocess(clear)
+    array = np.asarray(clear) / np.float32(255)
+    for channels in (4, 16):
+        processor = VaeImageProcessor(do_convert_rgb=True, vae_latent_channels=channels)
+        tensor = torch.from_numpy(array).permute(2, 0, 1)
+        for given in (array, array[None], array.astype(float), tensor, [tensor], *([tensor[None]] if channels == 16 else [])):
+            assert (processor.preprocess(given) - expected).abs().max() <= 2 / 255
+    mask = VaeImageProcessor(do_convert_grayscale=True, do_normalize=False)
+    array[..., 3] = 0
+    assert mask.preprocess(array).max() == 0
+
+
+@pytest.mark.parametrize("channels", [3, 4, 16])
+def test_what_is_latents(channels, theirs):
+    """Tensors of as many channels; where pictures have as many, those beyond what pictures can be."""
+    mine, reference = (one(vae_latent_channels=channels, do_convert_rgb=True) for one in (VaeImageProcessor, theirs))
+    latents = torch.randn(2, channels, 8, 8, generator=torch.Generator().manual_seed(0))
+    for given in (latents, latents[0], [latents[0], latents[1]], latents.half(), [latents[:1], latents[1:]]):
+        assert_same(mine.preprocess(given), reference.preprocess(given))
+    if channels == 4:
+        inside = latents.clamp(0, 1)
+        assert mine.preprocess(inside) is not None and torch.equal(mine.preprocess(inside), inside)
+        assert reading.are_latents(inside, 4) and not reading.are_latents(inside[0], 4)
+    with pytest.raises(ValueError, match="pictures and latents"):
+        mine.preprocess([latents[0], picture(8, 8)])
+    with pytest.raises(ValueError, match="latents are .* with NaN"):
+        mine.preprocess(latents * torch.nan if channels == 4 else latents.masked_fill(latents > 1, torch.inf))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_are_no_latents_of_as_many_channels(channels):
+    processor = VaeImageProcessor(vae_latent_channels=channels, do_normalize=True)
+    shown = torch.rand(2, channels, 8, 16, generator=torch.Generator().manual_seed(0))
+    array = shown.permute(0, 2, 3, 1).numpy()
+    for given in (shown, 2 * shown - 1, array, [array[0], array[1]], [shown[0], shown[1]]):
+        assert (processor.preprocess(given) - (2 * shown - 1)).abs().max() <= 1e-6
+
+
+def test_the_range_of_16_bits_is_told_by_the_values():
+    processor, dark = VaeImageProcessor(do_normalize=False), np.full((8, 8), 255, np.uint16)
+    for whole in (dark, Image.fromarray(dark), torch.from_numpy(dark), dark * 257, Image.fromarray(dark * 257)):
+        assert processor.preprocess(whole).unique().tolist() == [1]
+    assert processor.preprocess(np.array([[0, 256]] * 8, np.uint16).repeat(8, 1)).max() < 0.005
+
+
 # -- bad pictures ---------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("given", "words"), [
-    ("cat.png", "PIL.Image.open"), ([], "empty"), (None, "NoneType"), (3, "int"), ([3], "int"),
+    ("cat.png", "calotype.load_image"), ([], "empty"), (None, "NoneType"), (3, "int"), ([3], "int"),
     (np.full((8, 8, 3), np.nan), "NaN"), (torch.full((3, 8, 8), torch.inf), "NaN or infinite"),
     (floats(8, 8, 3) * 255, "divide by 255"), (torch.rand(3, 8, 8) * 2 - 1.5, "from -1"),
     (np.full((8, 8, 3), 300), "300"), (np.full((8, 8, 3), -1), "-1"), (np.zeros((8, 8), complex), "complex"),
     (floats(3, 8, 16), "H, W, C"), (torch.rand(8, 16, 3), "C, H, W"), (floats(1, 1, 8, 8, 3), r"\(1, 1, 8, 8, 3\)"),
-    (torch.rand(5), "torch.Size"), (np.zeros((0, 8, 3)), r"\(0, 8, 3\)"), (floats(8, 8, 2), "1, 3, 4"),
+    (np.full((8, 8, 4), -0.5), r"in \[0, 1\], since it has transparency"), (torch.rand(5), "torch.Size"),
+    (np.zeros((0, 8, 3)), r"\(0, 8, 3\)"), (floats(8, 8, 2), "1, 3, 4"),
     ([picture(16, 16), picture(24, 16)], "16 x 16, 24 x 16"),
     ([picture(16, 16), picture(16, 16, "L")], r"\[1, 16, 16\], \[3, 16, 16\]"),
     (picture(7, 16), "at least 8"), (Image.fromarray(np.full((8, 8), -1.0, np.float32)), "'F'"),

@@ -205,8 +205,11 @@ def test_a_pickle_is_read_only_when_asked_for(tmp_path):
     with pytest.raises(FileNotFoundError, match="read only when asked for with `use_safetensors=False`"):
         load(tmp_path)
     assert same(load(tmp_path, use_safetensors=False), some_tensors())
-    write_tensors(some_tensors(1), tmp_path, STEM)
-    assert same(load(tmp_path, use_safetensors=False), some_tensors(1))  # allowed, and not needed
+    save_file(some_tensors(1), tmp_path / f"{STEM}.safetensors")
+    assert same(load(tmp_path, use_safetensors=False), some_tensors())  # as Diffusers: of an earlier or a later save
+    assert same(load(tmp_path), some_tensors(1))
+    write_tensors(some_tensors(2), tmp_path, STEM)  # and what we save takes its place
+    assert same(load(tmp_path, use_safetensors=False), some_tensors(2))
 
 
 def test_old_and_sharded_pickles(tmp_path):

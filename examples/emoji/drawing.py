@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from calotype.files import staged_file
+from calotype.picture_files import read_picture
 
 
 def check_renderer() -> None:
@@ -35,8 +35,8 @@ def draw(svg: str, path: Path) -> None:
         png = bytes(resvg_py.svg_to_bytes(svg_string=svg, background="white", skip_system_fonts=True))
     except ValueError as error:
         raise ValueError(f"cannot draw {path.parent.name}/{path.name}: {error}") from None
-    with Image.open(io.BytesIO(png)) as picture, staged_file(path) as scratch:
-        picture.convert("RGB").save(scratch)
+    with staged_file(path) as scratch:
+        read_picture(png).convert("RGB").save(scratch)
 
 
 def draw_all(svgs: Sequence[str], paths: Sequence[Path], workers: int | None = None) -> None:
@@ -77,8 +77,8 @@ def draw_sheet(rows: Sequence[dict[str, Any]], folder: Path, path: Path, *, size
     sheet = Image.new("RGB", (min(columns, len(labels)) * width, -(-len(labels) // columns) * (size + 4)), "gray")
     for row in rows:
         place = labels[row["label"]]
-        with Image.open(folder / row["file_name"]) as picture:
-            sheet.paste(picture.resize((size, size), Image.Resampling.BOX),
-                        (place % columns * width + styles.index(row["style"]) * size, place // columns * (size + 4)))
+        picture = read_picture(folder / row["file_name"])
+        sheet.paste(picture.resize((size, size), Image.Resampling.BOX),
+                    (place % columns * width + styles.index(row["style"]) * size, place // columns * (size + 4)))
     with staged_file(path) as scratch:
         sheet.save(scratch)

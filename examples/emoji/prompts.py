@@ -50,7 +50,7 @@ def prompts_of(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="what prepare.py wrote, of all emoji")
-    lines = (parser.parse_args().folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (parser.parse_args().folder / "metadata.jsonl").read_text(encoding="utf-8").strip().split("\n")
     prompts = prompts_of(json.loads(line) for line in lines)
     with staged_file(FILE) as scratch:
         scratch.write_text("".join(json.dumps(prompt, ensure_ascii=False) + "\n" for prompt in prompts), encoding="utf-8")

@@ -18,6 +18,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from calotype.picture_files import read_picture
+
 SIZE, BEADS = 128, 16
 LABELS = ("red apple", "banana", "cactus", "cat face", "crab", "crown", "dog face", "fish", "guitar", "hamburger", "hot beverage",
           "key", "lemon", "mushroom", "penguin", "pizza", "rabbit face", "strawberry", "sunflower", "umbrella")
@@ -77,7 +79,7 @@ def main() -> None:
     (given.folder / "zib").mkdir(exist_ok=True)
     for label in LABELS:
         name = label.replace(" ", "-") + ".png"
-        beads(Image.open(given.emoji / "pictures" / "flat" / name)).save(given.folder / "beads" / name)
+        beads(read_picture(given.emoji / "pictures" / "flat" / name)).save(given.folder / "beads" / name)
         article = "an" if label[0] in "aeiou" else "a"
         rows.append({"file_name": name, "text": [f"{article} {label} in flat style", f"{label}, flat style"]})
     (given.folder / "beads" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

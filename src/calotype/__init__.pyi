@@ -26,6 +26,7 @@ from .models.unclip_normalizer import StableUnCLIPImageNormalizer as StableUnCLI
 from .models.unet_2d import UNet2DModel as UNet2DModel
 from .models.unet_2d_condition import UNet2DConditionModel as UNet2DConditionModel
 from .models.vq_model import VQModel as VQModel
+from .picture_files import load_image as load_image
 from .pipelines.auto import AutoPipelineForImage2Image as AutoPipelineForImage2Image
 from .pipelines.auto import AutoPipelineForInpainting as AutoPipelineForInpainting
 from .pipelines.auto import AutoPipelineForText2Image as AutoPipelineForText2Image

@@ -7,24 +7,44 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, NoReturn, TypeVar
 
 from . import hub
-from .files import read_json, to_json, write_json
+from .files import local_path, read_json, to_json, write_json
 from .words import check_keywords
 
 FORMAT_VERSION = "0.42.1"
 """The release of Diffusers whose file format is written, so that it reads our files without a question."""
 
+WRITTEN_BY = "_diffusers_version"  # the format's name for the release that wrote a file
 _DEFAULTED = "_use_default_values"  # the format's name for the arguments that nobody gave
 _log = logging.getLogger(__name__)
 _Self = TypeVar("_Self", bound="Configured")
 _Init = TypeVar("_Init", bound=Callable[..., None])
 
 
+class FrozenList(list[Any]):
+    """A list that cannot be changed, as configs hold them; equal to a list of the same values, and written as one."""
+
+    def _refuse(self, *_args: object, **_kwargs: object) -> NoReturn:
+        raise TypeError("a config is frozen, and so are its lists: make a new object with `from_config(config, name=[…])`")
+
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse
+    append = extend = insert = pop = remove = clear = sort = reverse = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FrozenList, (list(self),)
+
+
 class FrozenConfig(dict[str, Any]):
-    """A dictionary that cannot be changed and whose entries can be read as attributes."""
+    """A dictionary that cannot be changed, nor what is in it, and whose entries can be read as attributes.
+
+    Lists and arrays are copied into it, so that it does not change either where those that were given do.
+    """
+
+    def __init__(self, entries: Mapping[str, Any] = MappingProxyType({}), /):
+        super().__init__({name: frozen(value) for name, value in entries.items()})
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -45,19 +65,42 @@ class FrozenConfig(dict[str, Any]):
         return FrozenConfig, (dict(self),)
 
 
+def frozen(value: Any) -> Any:
+    """`value` as configs hold it: lists and mappings frozen, at any depth, arrays copied; all else as it is."""
+    if isinstance(value, (FrozenList, FrozenConfig)):
+        return value
+    if type(value) is tuple:  # most often of numbers: nothing to copy
+        return value if all(isinstance(one, (str, int, float)) for one in value) else tuple(frozen(one) for one in value)
+    if isinstance(value, list):
+        return FrozenList(frozen(one) for one in value)
+    if isinstance(value, dict):
+        return FrozenConfig(value)
+    if isinstance(value, (set, bytearray)):
+        return (frozenset if isinstance(value, set) else bytes)(value)
+    if hasattr(value, "setflags") and hasattr(value, "copy"):  # NumPy's, without importing it
+        value = value.copy()
+        value.setflags(write=False)
+    elif hasattr(value, "requires_grad") and hasattr(value, "clone") and not hasattr(value, "parameters"):  # PyTorch's
+        value = value.detach().clone()
+    return value
+
+
 def register_to_config(init: _Init) -> _Init:
     """Decorate `__init__` so that its arguments, defaults included, become `self.config`."""
-    parameters = list(inspect.signature(init).parameters.values())[1:]
+    signature = inspect.signature(init)
+    self_name, parameters = next(iter(signature.parameters)), list(signature.parameters.values())[1:]
 
     @functools.wraps(init)
     def wrapper(self: Configured, *args: Any, **kwargs: Any) -> None:
-        bound = inspect.signature(init).bind(self, *args, **kwargs)
+        bound = signature.bind(self, *args, **kwargs)
         given = set(bound.arguments)
         bound.apply_defaults()
+        # the object sees the copies too: what a caller does to a list of theirs afterwards must not reach it
+        bound.arguments.update({name: frozen(value) for name, value in bound.arguments.items() if name != self_name})
         if "_config" not in self.__dict__:  # a subclass that calls this `__init__` has told its own arguments
             values = {p.name: bound.arguments[p.name] for p in parameters if not p.name.startswith("_")}
             object.__setattr__(self, "_config", FrozenConfig(values | {_DEFAULTED: sorted(values.keys() - given)}))
-        init(self, *args, **kwargs)
+        init(*bound.args, **bound.kwargs)
 
     return wrapper  # type: ignore[return-value]
 
@@ -77,6 +120,14 @@ class Configured:
         """Replace or add config entries. For the object's own use when it changes what it is."""
         defaulted = [name for name in self._config.get(_DEFAULTED, ()) if name not in entries]
         object.__setattr__(self, "_config", FrozenConfig({**self._config, **entries, _DEFAULTED: defaulted}))
+
+    def with_entries(self: _Self, **entries: Any) -> _Self:
+        """The same, made anew with other values for entries of its config. What counts as given by default does not change."""
+        defaulted = self._config.get(_DEFAULTED, ())
+        made: _Self = type(self).from_config(
+            {**self._config, **entries, _DEFAULTED: [name for name in defaulted if name not in entries]})
+        object.__setattr__(made, "_config", FrozenConfig({**made._config, _DEFAULTED: defaulted}))
+        return made
 
     # -- making ---------------------------------------------------------------------------------------------------
 
@@ -112,8 +163,9 @@ class Configured:
         defaulted = set(config.get(_DEFAULTED, ()))
         entries = {name: value for name, value in config.items() if name not in defaulted}
         made = cls(**{name: value for name, value in {**entries, **kwargs}.items() if name in takes})
-        foreign = {name: value for name, value in entries.items() if name not in takes and not name.startswith("_")}
-        _report_foreign(cls, foreign.keys() - cls._known_elsewhere() - kwargs.keys())
+        foreign = {name: value for name, value in entries.items()
+                   if name not in takes and (name == WRITTEN_BY or not name.startswith("_"))}
+        _report_foreign(cls, foreign.keys() - cls._known_elsewhere() - kwargs.keys() - {WRITTEN_BY})
         object.__setattr__(made, "_config", FrozenConfig({**foreign, **made._config}))
         unused = {name: value for name, value in kwargs.items() if name not in takes}
         return (made, unused) if return_unused_kwargs else made
@@ -132,7 +184,7 @@ class Configured:
             The config as a dictionary; with `return_unused_kwargs`, also the keyword arguments left over.
         """
         source, unused = hub.split_options(name_or_path, kwargs)
-        path = Path(name_or_path)
+        path = local_path(name_or_path)
         file = path if path.suffix == ".json" and path.is_file() else source.file(cls.config_name)
         config = read_json(file)
         return (config, unused) if return_unused_kwargs else config
@@ -141,7 +193,7 @@ class Configured:
 
     def _config_to_save(self) -> dict[str, Any]:
         shown = {name: value for name, value in self._config.items() if name != _DEFAULTED}
-        return shown | {"_class_name": type(self).__name__, "_diffusers_version": FORMAT_VERSION}
+        return shown | {"_class_name": type(self).__name__, WRITTEN_BY: FORMAT_VERSION}
 
     def to_json_string(self) -> str:
         """The config as the text of its file."""
@@ -149,7 +201,7 @@ class Configured:
 
     def save_config(self, save_directory: str | os.PathLike[str]) -> None:
         """Write the config file into the folder `save_directory`."""
-        write_json(Path(save_directory) / self.config_name, self._config_to_save())
+        write_json(local_path(save_directory) / self.config_name, self._config_to_save())
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} {self.to_json_string()}"

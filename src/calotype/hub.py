@@ -12,12 +12,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from .files import local_path
 from .words import listing, nearest, some
 
 BUNDLED = {f"calotype/{name}": Path(__file__).parent / "checkpoints" / name for name in ("emoji", "cats")}
 """The checkpoints that come with the library, by name."""
 
 _REPOSITORY = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)  # so "./x", "../x", "/x" and "~/x" are none
+_FILES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".json", ".png")  # ends of names that are files', never repositories'
 _log = logging.getLogger(__name__)
 Choose = Callable[[list[str]], Iterable[str]]
 
@@ -27,7 +29,8 @@ class Source:
     """Where the files of a checkpoint come from.
 
     Args:
-        name: a name in `BUNDLED`, a local folder, or a Hub repository (`"owner/name"`).
+        name: a name in `BUNDLED`, a local folder, or a Hub repository (`"owner/name"`). A path object is always local, and
+            so is what would lie in a local checkpoint: the Hub is not asked for what a folder lacks.
         subfolder: the folder inside it that is meant.
         revision: branch, tag or commit of a Hub repository.
         token: access token for private repositories (default: the one that `hf auth login` stored).
@@ -46,18 +49,26 @@ class Source:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "subfolder", str(self.subfolder or "").replace("\\", "/").strip("/") or None)
+        if self.cache_dir is not None:
+            object.__setattr__(self, "cache_dir", local_path(self.cache_dir))
 
     @property
     def local(self) -> Path | None:
         """The folder on this machine, or `None` for a Hub repository."""
         name = str(self.name)
-        folder = BUNDLED.get(name) or Path(name).expanduser()
+        folder = BUNDLED.get(name) or local_path(name)
         if folder.is_dir():
             return folder
         if folder.is_file():
             raise NotADirectoryError(f"{name!r} is a file; a checkpoint is a folder")
-        if name in BUNDLED or not _REPOSITORY.fullmatch(name):
+        if (folder.parent / "model_index.json").is_file():
+            held = sorted(path.name for path in folder.parent.glob("*") if path.is_dir())
+            raise FileNotFoundError(f"{str(folder.parent)!r} is a checkpoint on this machine, which has no {folder.name!r}"
+                                    f"{nearest(folder.name, held)} (there is {some(held) or 'no folder'})")
+        if name in BUNDLED or not _REPOSITORY.fullmatch(name) or name.endswith(_FILES):
             raise self._not_found("it cannot be the name of a Hub repository ('owner/name')")
+        if isinstance(self.name, os.PathLike):
+            raise self._not_found("a path object is no name of a Hub repository")
         return None
 
     def file(self, filename: str) -> Path:
@@ -70,12 +81,14 @@ class Source:
         return root / inside
 
     def folder(self, choose: Choose) -> Path:
-        """The local folder that holds the files which `choose` picks from the list of all of them.
+        """The local folder, the root or the subfolder that is set, with the files in it that `choose` picks.
 
-        Names are given to `choose` and returned by it relative to the checkpoint's root; the folder returned is the
-        root or, where one is set, the subfolder. A local folder is taken as it is, and `choose` is not asked.
+        `choose` is given the names of all files in that folder, relative to it, and returns some of them. Of a local
+        folder it is not asked.
         """
-        root = self.local or self._fetch(choose)
+        prefix = f"{self.subfolder}/" if self.subfolder else ""
+        root = self.local or self._fetch(lambda names: [prefix + name for name in choose(
+            [name.removeprefix(prefix) for name in names if name.startswith(prefix)])])
         folder = root / (self.subfolder or "")
         if not folder.is_dir():
             held = sorted(path.name for path in root.glob("*") if path.is_dir())

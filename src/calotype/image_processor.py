@@ -116,8 +116,13 @@ def _prepare(picture: Any, how: FrozenConfig) -> NDArray[Any]:
     """[C, H, W] of one picture."""
     scale = how.rescale_factor if how.do_rescale else None
     if not isinstance(picture, Image.Image):
-        scale = scale or (1 / 255 if np.asarray(picture).dtype.kind == "f" else None)
-        picture = _to_pil(np.asarray(picture))
+        array = _array(picture)
+        scale = scale or (1 / 255 if array.dtype.kind == "f" else None)
+        picture = _to_pil(array)
+    if how.do_convert_rgb and (picture.mode in ("I", "F") or picture.mode.startswith("I;16")):
+        from .images.reading import plain  # which loads torch
+
+        picture = plain(picture)
     if how.do_convert_rgb and (picture.mode.endswith("A") or "transparency" in picture.info):
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
     picture = picture.convert("RGB") if how.do_convert_rgb else picture
@@ -139,12 +144,27 @@ def _prepare(picture: Any, how: FrozenConfig) -> NDArray[Any]:
     return np.ascontiguousarray(array)
 
 
+def _array(picture: Any) -> NDArray[Any]:
+    """An array of what is one, or of a tensor wherever it is."""
+    if hasattr(picture, "detach"):
+        picture = picture.detach().cpu()
+        picture = picture.float() if picture.is_floating_point() and picture.element_size() == 2 else picture  # bfloat16 too
+    return np.asarray(picture)
+
+
 def _to_pil(array: NDArray[Any]) -> Image.Image:
-    """[H, W], [H, W, C] or [C, H, W], of bytes or of floats in [0, 1], as a picture of 8 bits."""
+    """[H, W], [H, W, C] or [C, H, W], of bytes, booleans, 16 bits or floats in [0, 1], as a picture of 8 bits."""
+    if array.dtype == bool:
+        array = array * np.uint8(255)
+    if array.dtype == np.uint16 and array.size and array.max() > 255:
+        array = array / 65535
     top = {"u": 255, "i": 255, "f": 1}.get(array.dtype.kind, 0)
     if not (top and array.size and array.min() >= 0 and array.max() <= top):
         raise ValueError(f"a picture is a PIL image, bytes from 0 to 255 or floats from 0 to 1, and this is {array!r:.60}")
-    if array.ndim == 3 and array.shape[0] in (1, 3):
+    if array.ndim == 3 and (array.shape[0] in (1, 3) or (array.shape[0] == 4 and array.shape[2] not in (1, 3, 4))):
         array = array.transpose(1, 2, 0)
+    if array.ndim not in (2, 3) or array.shape[2:] not in ((), (1,), (3,), (4,)):
+        raise ValueError(f"a picture is an array {list(array.shape)}, but must be [H, W], [H, W, C] or [C, H, W], "
+                         "C one of 1, 3, 4")
     array = array[..., 0] if array.shape[2:] == (1,) else array
     return Image.fromarray((array * (255 // top)).round().astype(np.uint8))

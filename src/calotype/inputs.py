@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .files import local_path
+from .picture_files import read_picture
 from .words import check_choice
 
 ROLES = {"image": "RGB", "mask": "L", "depth_map": "F"}
@@ -18,23 +20,15 @@ def read_input(path: str | os.PathLike[str], role: str = "image") -> Any:
     """A picture in a file as a PIL image that hides nothing: upright, and without transparency, palettes or ink.
 
     Args:
+        path: see `picture_files` for what is read.
         role: `"image"` becomes RGB, what is transparent laid on white; `"mask"` grey, on black; `"depth_map"` floats, all
             16 bits of them where there are so many.
 
     Raises:
         ValueError: no picture, or no depth map, since it is the same everywhere; names the file. OSError: it cannot be read.
     """
-    from PIL import Image, ImageOps
-
     check_choice("an input", role, ROLES)
-    try:
-        with Image.open(path) as file:
-            picture = ImageOps.exif_transpose(file)
-            picture.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        if getattr(error, "errno", None):
-            raise
-        raise ValueError(f"{str(path)!r} is damaged or no picture ({str(error) or type(error).__name__})") from None
+    picture = read_picture(path, upright=True)
     try:
         return _depth(picture) if role == "depth_map" else _eight_bits(picture, role)
     except ValueError as error:
@@ -42,17 +36,19 @@ def read_input(path: str | os.PathLike[str], role: str = "image") -> Any:
 
 
 def _eight_bits(picture: Any, role: str) -> Any:
-    from .images.reading import plain
+    from .images.reading import plain, plain_mask
 
-    return plain(picture, "black" if role == "mask" else "white").convert(ROLES[role])
+    return (plain_mask(picture) if role == "mask" else plain(picture)).convert(ROLES[role])
 
 
 def _depth(picture: Any) -> Any:
     import numpy as np
     from PIL import Image
 
+    from .images.reading import plain
+
     deep = picture.mode in ("I", "F") or picture.mode.startswith("I;16")
-    depth = np.asarray(picture if deep else _eight_bits(picture, "mask"), np.float32)
+    depth = np.asarray(picture if deep else plain(picture, "black").convert("L"), np.float32)
     if not np.isfinite(depth).all() or depth.min() == depth.max():
         raise ValueError("a depth map with values that are not finite, or all the same, shows no depth")
     return Image.fromarray(depth)
@@ -81,7 +77,7 @@ def find_input(
     """
     option, name = f"--{role.replace('_', '-')}", noted["file"]
     plain_name = Path(name).name == name and name.isprintable() and "\\" not in name  # it comes with somebody's picture
-    path = Path(given) if given else Path(beside) / name if plain_name else None
+    path = local_path(given) if given else local_path(beside) / name if plain_name else None
     if path is None or not os.path.isfile(path):
         where = f"{str(given)!r} is no file" if given else f"no file {name!r:.80} lies beside it"
         raise FileNotFoundError(f"the picture was made of another ({role}, {name!r:.80}), and {where}: "

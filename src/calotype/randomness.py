@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from .arguments import finite, refuse, tensor
 
 Generators = torch.Generator | list[torch.Generator] | None
 
@@ -23,15 +26,25 @@ def randn(
         ValueError: the list's length is not the batch size, or a generator lives on another accelerator.
     """
     device = torch.device(device or "cpu")
+    check_generators(generator, shape[0] if shape else 1, device)
     if isinstance(generator, (list, tuple)):
-        if len(generator) != shape[0]:
-            raise ValueError(f"{len(generator)} generators for a batch of {shape[0]}; give one, or one for each sample")
         return torch.cat([randn((1, *shape[1:]), one, device, dtype) for one in generator])
     drawn_on = generator.device if generator is not None else device
-    if drawn_on.type not in ("cpu", device.type):
-        raise ValueError(f"the generator is on {drawn_on}, and the samples are on {device}; make it on either 'cpu' or that")
     noise = torch.randn(tuple(shape), generator=generator, device=drawn_on, dtype=dtype)
     return noise.to(device)
+
+
+def check_generators(generator: Any, size: int, device: torch.device) -> None:
+    """Raise a `ValueError` unless these generators can draw `size` samples on `device`."""
+    several = isinstance(generator, (list, tuple))
+    if several and len(generator) != size:
+        raise ValueError(f"{len(generator)} generators for a batch of {size}; give one, or one for each sample")
+    for one in generator if several else (generator,):
+        if one is not None and not isinstance(one, torch.Generator):
+            refuse("generator", generator, "a torch.Generator, or a list of them, one for each sample")
+        if one is not None and one.device.type not in ("cpu", device.type):
+            raise ValueError(
+                f"the generator is on {one.device}, and the samples are on {device}; make it on either 'cpu' or that")
 
 
 def starting_noise(
@@ -45,8 +58,8 @@ def starting_noise(
     """
     if latents is None:
         return randn(shape, generator, device, dtype)
+    check_generators(generator, shape[0], torch.device(device or "cpu"))  # they will draw in steps, perhaps
+    tensor("latents", latents, *("batch", "channels", "height", "width")[:len(shape)], values=False)
     if tuple(latents.shape) != tuple(shape):
         raise ValueError(f"latents have the shape {list(latents.shape)}, and this call makes {list(shape)}")
-    if not torch.isfinite(latents).all():
-        raise ValueError("latents have values that are not finite")
-    return latents.to(device, dtype)
+    return finite("latents", latents).to(device, dtype)

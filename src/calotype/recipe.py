@@ -11,25 +11,27 @@ import json
 import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from . import __version__
+from .additions import Addition, add, check_noted, find_noted
 from .files import staged_file
 from .hub import BUNDLED
+from .picture_files import read_picture
 from .pipelines.quality import QUALITIES
 from .registry import SCHEDULERS, find, known
 from .tasks import TASKS, OnStep, perform, turned
 from .words import check_choice, check_keywords, listing, nearest
 
-FORMAT = 2  # of recipes; older ones stay readable. 1 had texts alone: no inputs, nor what goes with them
+FORMAT = 3  # of recipes; older ones stay readable. 1 had texts alone: no inputs, nor what goes with them; 2 no adapters
 DTYPES = ("float32", "float16", "bfloat16")
 SYNTAXES = ("a1111", "compel")
 KEY = "calotype"  # of the PNG's text chunk
 
 _KINDS: dict[Any, Any] = {"str": str, "str | None": (str, type(None)), "int": int, "int | None": (int, type(None)),
-                          "float": (int, float), "bool": bool, "dict": dict}
+                          "float": (int, float), "bool": bool, "dict": dict, "list": list}
 _LIMITS = {"steps": (1, 10_000), "height": (1, 8192), "width": (1, 8192), "seed": (0, 2**53), "batch": (1, 64),
            "index": (0, 63), "guidance": (-1e4, 1e4), "strength": (0, 1), "padding": (0, 8192), "blur": (0, 1024),
            "clip_skip": (0, 100)}
@@ -63,6 +65,8 @@ class Recipe:
         task: one of `TASKS`. inputs: the pictures it was made of: for each role the name of its `"file"` and the hash of its
             `"pixels"`. strength, padding, blur, overlay: as the command line has them.
         prompt_syntax, long_prompts, clip_skip, quality: as `Request` has them.
+        adapters, embeddings: the LoRA adapters and learned words that were used, as `additions.check_noted` has them.
+        compiled: its steps were compiled, which changes a picture by rounding.
     """
 
     model: str
@@ -95,6 +99,9 @@ class Recipe:
     long_prompts: bool = False
     clip_skip: int | None = None
     quality: str = "exact"
+    adapters: list = field(default_factory=list)
+    embeddings: list = field(default_factory=list)
+    compiled: bool = False
     format: int = FORMAT
 
     def __post_init__(self) -> None:
@@ -113,6 +120,9 @@ class Recipe:
             large = isinstance(value, (int, float)) and not abs(value) <= 1e6  # NaN too
             if not key.isidentifier() or (large and (key, value) != ("lambda_min_clipped", float("-inf"))):
                 raise ValueError(f"a recipe's scheduler_config cannot have {key!r:.80}: {value!r:.80}")
+        for kind, noted in self._noted().items():
+            for one in noted:
+                check_noted(kind, one)
         self._check_inputs()
         for name in ("guidance", "strength"):
             object.__setattr__(self, name, float(getattr(self, name)))
@@ -128,6 +138,9 @@ class Recipe:
                 raise ValueError(f"a recipe's {role} has pixels {noted['pixels']!r:.80}, but must have 64 hexadecimal digits")
         if lacking := [role for role in task.inputs if role not in self.inputs]:
             raise ValueError(f"a recipe of {self.task!r} names no {listing(lacking)}")
+
+    def _noted(self) -> dict[str, list[Any]]:
+        return {"adapter": self.adapters, "embedding": self.embeddings}
 
     def to_json(self) -> str:
         """The recipe as JSON text, in ASCII."""
@@ -145,7 +158,7 @@ class Recipe:
             if not anyway:
                 raise ValueError(f"the recipe has format {version!r:.20}, newer than {FORMAT}; --anyway takes what it can")
             content = {name: value for name, value in content.items() if name in names} | {"format": FORMAT}
-        if version == 1 and not isinstance(version, bool):
+        if version in range(1, FORMAT) and not isinstance(version, bool):
             content["format"] = FORMAT  # what it lacks has defaults that say the same
         check_keywords("a recipe", content, names)
         return cls(**content)
@@ -153,16 +166,7 @@ class Recipe:
     @classmethod
     def from_png(cls, path: str | os.PathLike[str], anyway: bool = False) -> Recipe:
         """The recipe in a PNG. A file that is damaged, is no PNG or has no good recipe is a `ValueError` that says so."""
-        from PIL import Image
-
-        try:
-            with Image.open(path, formats=("PNG",)) as picture:
-                picture.load()
-                text = picture.text  # type: ignore[attr-defined]
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            if getattr(error, "errno", None):
-                raise
-            raise ValueError(f"{str(path)!r} is damaged or no PNG ({error})") from None
+        text = read_picture(path, formats=("PNG",)).text  # type: ignore[attr-defined]
         try:
             if KEY not in text:
                 raise ValueError("no recipe in it; only a PNG as Calotype saved it has one")
@@ -178,6 +182,8 @@ class Recipe:
         others = f"Denoising strength: {self.strength:g}, " if self.inputs else ""
         others += f"Clip skip: {self.clip_skip + 1}, " if self.clip_skip is not None else ""  # their 1 leaves out no layer
         others += f"Quality: {self.quality}, " if self.quality != "exact" else ""
+        others += "".join(f"LoRA: {one['file']} {one['weight']:g}, " for one in self.adapters)
+        others += "".join(f"Embedding: {one['file']}, " for one in self.embeddings)
         shown = (f"{self.prompt}{unwanted}\nSteps: {self.steps}, Sampler: {self.scheduler}, CFG scale: {self.guidance:g}, "
                  f"Seed: {self.seed}, Size: {self.width}x{self.height}, Model hash: {self.model_hash[:10]}, "
                  f"Model: {self.model}, {others}Version: Calotype {__version__}")
@@ -187,12 +193,39 @@ class Recipe:
         with staged_file(path) as scratch:
             picture.save(scratch, "PNG", pnginfo=text)
 
-    def load(self, model: str | None = None, allow_download: bool = False, anyway: bool = False) -> Any:
+    def additions(
+        self, given: Mapping[str, Iterable[str | os.PathLike[str]]] | None = None, beside: str | os.PathLike[str] | None = None,
+        allow_download: bool = False,
+    ) -> tuple[dict[str, list[Addition]], list[str]]:
+        """The adapters and embeddings that it was made with, and a sentence for each that is not what it was.
+
+        Args:
+            given: where they are: files or folders, as `{"adapter": […], "embedding": […]}`.
+            beside: a folder where others may be, by their names. allow_download: ask the Hub too.
+
+        Raises:
+            FileNotFoundError: one is not found. ValueError: one is given that is not asked for.
+        """
+        found, unlike = {}, []
+        for kind, noted in self._noted().items():
+            found[kind], said = find_noted(kind, noted, (given or {}).get(kind, ()), beside, allow_download)
+            unlike += said
+        return found, unlike
+
+    def load(
+        self, model: str | None = None, allow_download: bool = False, anyway: bool = False,
+        additions: Mapping[str, Sequence[Addition]] | None = None,
+    ) -> Any:
         """The pipeline that this recipe asks for, on the CPU.
 
         `model` is used instead of the checkpoint named, which is otherwise looked for among those that came with the library
-        and in the cache of Hub files; `allow_download` asks the Hub too. `anyway` forgives an unknown scheduler.
+        and in the cache of Hub files; `allow_download` asks the Hub too. `anyway` forgives an unknown scheduler, and adapters
+        or embeddings that are not what they were; these are `additions`, as `self.additions` gives them.
         """
+        if additions is None:
+            additions, unlike = self.additions(allow_download=allow_download)
+            if unlike and not anyway:
+                raise ValueError("; ".join(unlike))
         import torch
 
         from .pipelines.base import DiffusionPipeline
@@ -207,9 +240,11 @@ class Recipe:
         pipeline: Any = DiffusionPipeline.from_pretrained(
             model or self.model, revision=None if model else self.revision, variant=self.variant,
             torch_dtype=getattr(torch, self.dtype), local_files_only=not (model or allow_download))
-        if usable:
+        pipeline = turned(pipeline, self.task, model or self.model)
+        if usable:  # last, since what is made of an old config is put right when a pipeline is made
             pipeline.scheduler = find(self.scheduler).from_config(self.scheduler_config)
-        return turned(pipeline, self.task, model or self.model)
+        add(pipeline, additions)
+        return pipeline.compile() if self.compiled else pipeline
 
     def pictures(
         self, pipeline: Any, on_step: OnStep = lambda done, total: None, inputs: Mapping[str, Any] | None = None

@@ -86,6 +86,27 @@ SCHEDULERS = sorted(_DIFFUSERS["schedulers"])
 """Those that can stand in each other's place."""
 PIPELINES = sorted(name for name in _HOMES if name.endswith("Pipeline"))
 
+_AUTOENCODERS = "AsymmetricAutoencoderKL", "AutoencoderKL", "AutoencoderTiny", "ConsistencyDecoderVAE", "VQModel"
+_OF_ANY_KIND = tuple(name for module, names in _DIFFUSERS.items() if module.startswith("schedulers") for name in names)
+COMPONENTS: dict[str, tuple[str, ...]] = {
+    "depth_estimator": ("DPTForDepthEstimation",),
+    "feature_extractor": ("CLIPImageProcessor", "DPTImageProcessor"),
+    "image_encoder": ("CLIPVisionModel", "CLIPVisionModelWithProjection"),
+    "image_noising_scheduler": _OF_ANY_KIND,
+    "image_normalizer": ("StableUnCLIPImageNormalizer",),
+    "low_res_scheduler": _OF_ANY_KIND,
+    "safety_checker": ("StableDiffusionSafetyChecker",),
+    "scheduler": _OF_ANY_KIND,
+    "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
+    "tokenizer": ("CLIPTokenizer",),
+    "transformer": ("DiTTransformer2DModel",),
+    "unet": ("UNet2DConditionModel", "UNet2DModel"),
+    "vae": _AUTOENCODERS,
+    "vqvae": _AUTOENCODERS,
+    "watermarker": (),
+}
+"""The classes that a checkpoint may name for each component of a pipeline."""
+
 
 def entry(component: object) -> list[str | None]:
     """What `model_index.json` says of a component: its library and class."""
@@ -112,3 +133,21 @@ def find(name: str) -> Any:
     if name not in _HOMES:
         raise ValueError(f"no class {name!r}{nearest(name, _HOMES)} (there are {listing(sorted(_HOMES))})")
     return getattr(import_module(f".{_HOMES[name][1]}", __package__), name)
+
+
+def check_component(component: str, said: Any, where: str) -> None:
+    """Raise a `ValueError` unless a checkpoint, `where`, may say this of a component: a library and a class that belongs there.
+
+    A class that there is not is left to `find`. Components that only a pipeline of somebody else's has may be of any class that
+    is no pipeline.
+    """
+    pair = isinstance(said, (list, tuple)) and len(said) == 2
+    if said is None or not (pair or component in COMPONENTS):
+        return  # nothing, or an option
+    if not pair or not all(isinstance(word, str | None) for word in said):
+        raise ValueError(f"{where} has {said!r:.80} for {component!r}, but must have a list of two: library and class")
+    name = _SAME.get(said[1], said[1])
+    allowed = COMPONENTS.get(component, sorted(_HOMES.keys() - PIPELINES))
+    if name in _HOMES and name not in allowed:
+        raise ValueError(f"{where} names the class {said[1]!r} for {component!r}, which must be "
+                         f"{listing(allowed) or 'left out'}; another component is given as from_pretrained(…, {component}=…)")

@@ -15,6 +15,7 @@ from typing import Any
 
 from .files import read_json, staged_folder, write_json
 from .hub import split_options
+from .tokenized import Tokenized, as_tensor
 from .words import check_choice, check_keywords, some
 
 NO_LIMIT = int(1e30)
@@ -27,19 +28,6 @@ _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 _FILES = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json",
           "tokenizer_config.json")
 _Token = str | Mapping[str, Any]  # its text, or a mapping with `content` and the format's flags
-
-
-class Tokenized(dict[str, Any]):
-    """`input_ids` and `attention_mask` of some texts, as entries and as attributes."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name in self:
-            return self[name]
-        raise AttributeError(f"the tokenizer gave no {name!r}; it gave {some(list(self))}")
-
-    def to(self, device: Any) -> Tokenized:
-        """The same with its tensors on `device`."""
-        return Tokenized({name: value.to(device) for name, value in self.items()})
 
 
 def _id_of(name: str) -> Any:
@@ -125,8 +113,7 @@ class CLIPTokenizer:
         source, settings = split_options(pretrained_model_name_or_path, kwargs)
         settings.pop("use_fast", None)  # there is but the fast one
         check_keywords(f"{cls.__name__}.from_pretrained", settings, _SETTINGS)
-        prefix = f"{source.subfolder}/" if source.subfolder else ""
-        folder = source.folder(lambda names: [name for name in names if name in {prefix + file for file in _FILES}])
+        folder = source.folder(lambda names: [name for name in names if name in _FILES])
         has = {name: folder / name for name in _FILES if (folder / name).is_file()}
         if "tokenizer.json" not in has and not {"vocab.json", "merges.txt"} <= has.keys():
             held = some(sorted(path.name for path in folder.iterdir())) or "nothing"
@@ -177,7 +164,7 @@ class CLIPTokenizer:
     def __call__(
         self, text: str | Sequence[str], *, padding: bool | str = False, truncation: bool | str | None = None,
         max_length: int | None = None, return_tensors: str | None = None, return_attention_mask: bool | None = True,
-        add_special_tokens: bool = True, **unknown: Any,
+        return_offsets_mapping: bool = False, add_special_tokens: bool = True, **unknown: Any,
     ) -> Tokenized:
         """Encode a text, or a list of texts.
 
@@ -189,6 +176,8 @@ class CLIPTokenizer:
             max_length: in tokens, those of start and end among them; by default `model_max_length`.
             return_tensors: `None` for lists, `"pt"` or `"np"` for int64 of shape `[texts, tokens]`.
             return_attention_mask: give `attention_mask` too, 1 for tokens and 0 for padding.
+            return_offsets_mapping: give `offset_mapping` too, where in the text each token begins and ends; (0, 0) for
+                those of start, end and padding.
             add_special_tokens: put start and end tokens around each text.
 
         Raises:
@@ -209,20 +198,24 @@ class CLIPTokenizer:
         room = limit - len(start + end)
         if room < 0:
             raise ValueError(f"max_length is {limit}, which has no room for the start and end tokens; give 2 or more")
-        rows = [start + (encoded.ids[:room] if cut else encoded.ids) + end for encoded in self._encode(text)]
+        read, last = self._encode(text), room if cut else None
+        rows = [start + encoded.ids[:last] + end for encoded in read]
         width = 0 if not padded else limit if padding == "max_length" else max(map(len, rows), default=0)
         if width >= NO_LIMIT:
             raise ValueError("padding='max_length' needs a `max_length`, since the tokenizer has no model_max_length")
 
-        def fill(row: list[int], value: int) -> list[int]:
+        def fill(row: list[Any], value: Any) -> list[Any]:
             missing = [value] * (width - len(row))
             return row + missing if self.padding_side == "right" else missing + row
 
         results = Tokenized(input_ids=[fill(row, self.pad_token_id) for row in rows])
         if return_attention_mask is not False:
             results["attention_mask"] = [fill([1] * len(row), 0) for row in rows]
+        if return_offsets_mapping:
+            results["offset_mapping"] = [
+                fill([(0, 0)] * len(start) + encoded.offsets[:last] + [(0, 0)] * len(end), (0, 0)) for encoded in read]
         if return_tensors:
-            return Tokenized({name: _tensor(value, return_tensors) for name, value in results.items()})
+            return Tokenized({name: as_tensor(value, return_tensors) for name, value in results.items()})
         return Tokenized({name: value[0] for name, value in results.items()}) if isinstance(text, str) else results
 
     def _encode(self, text: Any) -> list[Any]:
@@ -285,6 +278,10 @@ class CLIPTokenizer:
         tokens = [new_tokens] if isinstance(new_tokens, str) else new_tokens
         return sum(self._add(token, special=special_tokens) for token in tokens)
 
+    def normalized(self, text: str) -> str:
+        """A text as it is read: letters composed, white space as single spaces, no capitals. Added tokens are so too."""
+        return str(self._backend.normalizer.normalize_str(text))
+
     def remove_tokens(self, tokens: Iterable[str]) -> list[int]:
         """Take tokens that were added out again: returns their ids. Those after them move up, so that none is missing."""
         added = {token: id for id, token in self.added_tokens_decoder.items() if id >= self.vocab_size}
@@ -320,18 +317,3 @@ class CLIPTokenizer:
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in _SETTINGS)
         return f"CLIPTokenizer({len(self)} tokens, {settings})"
-
-
-def _tensor(rows: list[list[int]], kind: str) -> Any:
-    lengths = {len(row) for row in rows}
-    if len(lengths) > 1:
-        raise ValueError(f"the texts have from {min(lengths)} to {max(lengths)} tokens, and make no tensor; "
-                         "give `padding=True`, or `padding='max_length', truncation=True`")
-    import numpy
-
-    array = numpy.array(rows, dtype=numpy.int64)
-    if kind == "np":
-        return array
-    import torch
-
-    return torch.from_numpy(array)

@@ -11,18 +11,20 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
-from .files import staged_folder, write_json
-from .weight_files import file_name, index_names, is_weights
+from .files import local_path, staged_folder, write_json
+from .weight_files import file_name, index_names, replaced
 from .words import some
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
-def read_tensors(files: Iterable[Path], keep: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
-    """The tensors of `files` that `keep` wants, by name. They are memory-mapped: read when first touched.
+def read_tensors(
+    files: Iterable[Path], keep: Callable[[str], bool] = lambda name: True, mapped: bool = True
+) -> dict[str, Tensor]:
+    """The tensors of `files` that `keep` wants, by name. They are memory-mapped, read when first touched, if not told otherwise.
 
     The mapping is private: changing a tensor in place copies the pages touched and never changes the file. A file
     replaced by a rename, as `write_tensors` does, lives on for whoever has it mapped. Nothing in a file is run:
@@ -33,15 +35,17 @@ def read_tensors(files: Iterable[Path], keep: Callable[[str], bool] = lambda nam
     """
     tensors: dict[str, Tensor] = {}
     for file in files:
-        found = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
+        found = _read_safetensors(file, mapped) if file.suffix == ".safetensors" else _read_pickle(file, mapped)
         if twice := sorted(found.keys() & tensors.keys()):
             raise ValueError(f"{str(file)!r} holds {some(twice)}, and so does another file of these weights")
         tensors |= {name: tensor for name, tensor in found.items() if keep(name)}
     return tensors
 
 
-def _read_safetensors(file: Path) -> dict[str, Tensor]:
+def _read_safetensors(file: Path, mapped: bool) -> dict[str, Tensor]:
     try:
+        if not mapped:
+            return load(file.read_bytes())
         with safe_open(file, framework="pt") as content:
             return {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
     except SafetensorError as error:
@@ -62,9 +66,9 @@ def _place_of_damage(file: Path) -> str:
     return ""  # it is the header that is damaged
 
 
-def _read_pickle(file: Path) -> dict[str, Tensor]:
+def _read_pickle(file: Path, mapped: bool) -> dict[str, Tensor]:
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(file))
     except Exception as error:  # there is no telling what a damaged or hostile pickle leads to
         raise ValueError(f"{str(file)!r} is damaged or holds more than tensors ({error})") from None
     if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
@@ -139,10 +143,10 @@ def write_tensors(tensors: Mapping[str, Tensor], folder: Path, stem: str, varian
             shards.append({})
             room = parse_size(max_shard_size) - tensor.nbytes
         shards[-1][name] = tensor
-    folder, head, count = Path(folder), file_name(stem, variant, ""), len(shards)
+    folder, head, count = local_path(folder), file_name(stem, variant, ""), len(shards)
     parts = [f"-{i + 1:05d}-of-{count:05d}" for i in range(count)] if count > 1 else [""]
     names = [f"{head}{part}.safetensors" for part in parts]
-    with staged_folder(folder, stale=lambda name: is_weights(name, stem, variant)) as scratch:
+    with staged_folder(folder, stale=lambda name: replaced(name, stem, variant)) as scratch:
         for name, shard in zip(names, shards, strict=True):
             try:
                 save_file(_apart(shard), scratch / name, metadata={"format": "pt"})

@@ -13,6 +13,7 @@ from PIL import Image
 
 import calotype
 from calotype.evaluation import Prompt, generated
+from calotype.made import noted_in
 
 from .calling import call
 
@@ -55,6 +56,17 @@ def test_two_checkpoints(tiny, drawings, here):
     assert again["loss"]["epsilon"] == pytest.approx(one["loss"]["epsilon"], rel=1e-5)
 
 
+def test_what_exists_is_not_replaced(tiny, drawings, here):
+    (here / "sheets").mkdir()
+    for name in ("r.json", "sheets/tiny.png"):
+        (here / name).write_text("mine")
+    words = ["evaluate", tiny, "--data", drawings, "--count", 2, "--steps", 1, "--measured", 0]
+    assert "'r.json' exists" in call(*words, "-o", "r.json", code=1)
+    assert "'sheets/tiny.png' exists" in call(*words, "--sheets", "sheets", code=1)
+    call(*words, "-o", "r.json", "--overwrite")
+    assert json.loads((here / "r.json").read_text())["checkpoints"]
+
+
 def test_prompts_of_a_file(tiny, drawings, here):
     (here / "p.jsonl").write_text('{"prompt": "a red bar", "label": "bar", "seed": 3}\n{"prompt": "a cat", "label": "cat"}\n')
     call("evaluate", tiny, "--data", drawings, "--prompts", "p.jsonl", "--steps", 1, "--measured", 0, "-o", "r.json")
@@ -92,12 +104,13 @@ def test_other_weights_are_other_pictures(tiny, tmp_path):
     prompts = [Prompt("a heart", 3)]
     generated(pipeline, prompts, steps=1, folder=tmp_path)
     generated(pipeline, prompts, steps=1, folder=tmp_path)
-    assert len([*tmp_path.iterdir()]) == 1
+    assert len([*tmp_path.glob("[!.]*")]) == 1
     generated(pipeline, prompts, steps=2, folder=tmp_path)
     with torch.no_grad():
         next(pipeline.unet.parameters())[0] += 0.1
     generated(pipeline, prompts, steps=1, folder=tmp_path)
-    assert len([*tmp_path.iterdir()]) == 3
+    assert len([*tmp_path.glob("[!.]*")]) == 3
+    assert {path.name for path in tmp_path.glob("[!.]*")} == noted_in(tmp_path)  # so that they never count as data
 
 
 @pytest.mark.parametrize(("words", "code", "said"), [

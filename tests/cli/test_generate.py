@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from calotype.cli.making import choose_device
 from calotype.contents import content_hash
 from calotype.recipe import Recipe, pixel_hash
 
@@ -90,7 +91,7 @@ def test_other_formats(tmp_path, name):
     (["--model", str(EMOJI / "unet")], 1, "model_index.json"),
     (["--device", "cuda:9"], 1, "no device 'cuda:9' here: there is"),
     (["--height", "63"], 1, "height is 63, but must be a multiple of 8"),
-    (["-o", "kept.png", "--no-overwrite"], 1, "'kept.png' exists"),
+    (["-o", "kept.png"], 1, "'kept.png' exists; name another file, or have it replaced by --overwrite (-f)"),
     (["-o", "folder.png"], 1, "'folder.png' is a folder"),
     (["-o", "kept.png/x.png"], 1, "no folder that may be written to"),
 ])
@@ -105,6 +106,58 @@ def test_errors(tmp_path, monkeypatch, words, code, said):
     assert said in shown.replace(" │ │ ", " ")
     assert (tmp_path / "kept.png").read_text() == "kept"
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_device_that_is_not_here_is_said_before_anything_is_loaded(here, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    monkeypatch.setattr("calotype.pipelines.base.DiffusionPipeline.from_pretrained", None)
+    for device in ("cuda", "cuda:1", "mps"):
+        assert f"no device '{device}' here: there is 'cpu'" in call("generate", "x", "--device", device, code=1)
+        assert f"no device '{device}' here" in call("sample", "--model", "calotype/cats", "--device", device, code=1)
+    for device in ("gpu", "cuda:", "cuda:x", "CPU", "meta", ""):
+        assert f"device is '{device}', but must be 'auto', 'cpu'" in call("generate", "x", "--device", device, code=2)
+    assert "and there is none here" in call("generate", "x", "--offload", "layers", code=1)
+    assert "offload is 'model ', but must be" in call("generate", "x", "--offload", "model ", code=2)
+
+
+def test_a_device_is_chosen(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert [choose_device(one) for one in (None, "auto", "cuda", "cuda:1", "cpu")] == ["cuda", "cuda", "cuda", "cuda:1", "cpu"]
+    assert choose_device(None, "model") == "cuda"
+    with pytest.raises(ValueError, match="no device 'cuda:2' here: there is 'cuda:0' or 'cuda:1'"):
+        choose_device("cuda:2")
+
+
+def test_offloaded_and_compiled(tiny, here, monkeypatch):
+    """The same picture, and one that is made again as it was made."""
+    compiled = []
+    monkeypatch.setattr("calotype.pipelines.base.DiffusionPipeline.compile", lambda self: compiled.append(1) or self)
+    words = ["generate", "x", "--model", tiny, "--steps", 2, "--seed", 3, "--device", "cpu"]
+    for name, given in (("plain", []), ("model", ["--offload", "model"]), ("layers", ["--offload", "layers"])):
+        call(*words, "-o", f"{name}.png", *given)
+    assert len({Recipe.from_png(f"{name}.png").pixels for name in ("plain", "model", "layers")}) == 1
+    assert "identical" in call("reproduce", "plain.png", "--model", tiny, "--offload", "layers", "--device", "cpu")
+    assert not compiled
+    call(*words, "-o", "compiled.png", "--compile")
+    assert Recipe.from_png("compiled.png").compiled
+    call("reproduce", "compiled.png", "--model", tiny)
+    assert len(compiled) == 2
+
+
+@pytest.mark.parametrize("words", [["-o", "x.png", "--count", 3], ["--count", 3], ["-o", "a.png", "--grid", "x-1.png"]])
+def test_what_exists_is_not_replaced(tiny, here, monkeypatch, words):
+    """The error comes before anything is loaded, and `--overwrite` is what it says."""
+    words = ["generate", "x", "--model", tiny, "--steps", 1, "--seed", 3, *words]
+    for name in ("x-1.png", "calotype-3-1.png"):
+        (here / name).write_text("mine")
+    with monkeypatch.context() as patch:
+        patch.setattr("calotype.cli.generate.load", None)
+        assert "-1.png' exists; name another file, or have it replaced by --overwrite (-f)" in call(*words, code=1)
+    assert len(list(here.iterdir())) == 2
+    call(*words, "-f")
+    assert [path.read_bytes() for path in here.iterdir()].count(b"mine") == 1
 
 
 def test_ctrl_c_while_generating(tmp_path, monkeypatch):
@@ -123,7 +176,7 @@ def test_ctrl_c_while_saving(apple, monkeypatch):
 
     before = apple.read_bytes()
     monkeypatch.setattr(Image.Image, "save", half)
-    call("generate", "x", "-o", apple, "--steps", 1, code=130)
+    call("generate", "x", "-o", apple, "-f", "--steps", 1, code=130)
     assert apple.read_bytes() == before
     assert list(apple.parent.iterdir()) == [apple]
 
@@ -177,6 +230,13 @@ def test_wildcards_are_chosen_by_the_seed(tiny, here):
     assert [one.prompt for one in recipes] == [expand_wildcards("a {red|blue|green|pink} {heart|moon}", 3 + i) for i in range(6)]
     assert len({one.prompt for one in recipes}) > 2
     assert "identical" in call("reproduce", "x-4.png", "--model", tiny)
+    call("generate", "a {red|blue} heart", "--negative", "{flat|noto} style", "-o", "n.png", "--model", tiny, "--steps", 1,
+         "--seed", 3, "--count", 8, "--wildcards")
+    recipes = [Recipe.from_png(f"n-{i}.png") for i in range(8)]
+    assert [one.prompt for one in recipes] == [expand_wildcards("a {red|blue} heart", 3 + i) for i in range(8)]
+    assert {one.negative_prompt for one in recipes} == {"flat style", "noto style"}
+    assert len({(one.prompt, one.negative_prompt) for one in recipes}) > 2  # one choice does not follow the other
+    assert "identical" in call("reproduce", "n-4.png", "--model", tiny)
     assert "several choices at once" in call("generate", "{2$$a|b}", "--wildcards", "-o", "y.png", code=1)
 
 
@@ -193,7 +253,8 @@ def test_a_contact_sheet(tiny, here):
         assert sheet.crop(box).tobytes() == Image.open(f"x-{i}.png").tobytes()
     assert sheet.getpixel((40, 30)) == (255, 255, 255)
     assert "contact sheet needs another" in call(*words, "--grid", "x-1.png", "-o", "x.png", code=1)
-    assert "'sheet.png' exists" in call(*words, "--grid", "sheet.png", "--no-overwrite", code=1)
+    assert "'sheet.png' exists" in call(*words, "--grid", "sheet.png", code=1)
+    assert "saved sheet.png" in call(*words, "--grid", "sheet.png", "--overwrite")
 
 
 def test_what_a_pipeline_does_by_itself(tiny, here):

@@ -58,6 +58,8 @@ def test_what_exists_of_other_settings_is_a_note(words, here):
     assert "0001-a-red-heart.png was made with another negative_prompt and steps" in said
     assert "0003-a-red-blue-heart.png is not a picture as Calotype saves it" in said
     assert (here / "out" / "0003-a-red-blue-heart.png").read_text() == "mine"
+    said = call(*words, "--out-dir", "out", "--lora", "style=0.5", "--model", "calotype/emoji", "--wildcards")
+    assert "0001-a-red-heart.png was made with another model and adapter; --overwrite" in said
 
 
 def test_a_sheet_has_a_row_for_each_prompt(words, here):
@@ -69,6 +71,10 @@ def test_a_sheet_has_a_row_for_each_prompt(words, here):
     for i, name in enumerate(names(here / "out")):
         left, top = i % 2 * 36, i // 2 * 36
         assert sheet.crop((left, top, left + 32, top + 32)).tobytes() == Image.open(here / "out" / name).tobytes()
+    assert "nothing to do" in call(*words, "--out-dir", "out", "--count", 2, "--grid", "sheet.png")
+    (here / "out" / "0001-a-red-heart-0.png").unlink()
+    assert "'sheet.png' exists" in call(*words, "--out-dir", "out", "--count", 2, "--grid", "sheet.png", code=1)
+    assert not (here / "out" / "0001-a-red-heart-0.png").exists()
     call(*words, "--grid", "alone.png")
     assert names(here) == ["alone.png", "out", "prompts.txt", "sheet.png"]
 
@@ -82,7 +88,7 @@ def test_a_sheet_has_a_row_for_each_prompt(words, here):
     (["--prompts", "none.txt", "--out-dir", "out"], 2, "does not exist"),
     (["--prompts", "prompts.txt", "--out-dir", "prompts.txt"], 2, "is a file"),
     (["--prompts", "empty.txt", "--out-dir", "out"], 1, "has no prompts"),
-    (["--prompts", "latin.txt", "--out-dir", "out"], 1, "latin.txt' is no text in UTF-8"),
+    (["--prompts", "latin.txt", "--out-dir", "out"], 1, "latin.txt' is damaged: it is not UTF-8"),
 ])
 def test_errors(words, here, given, code, said):
     (here / "empty.txt").write_text("# nothing\n\n")

@@ -24,6 +24,14 @@ def test_the_same_picture_again(apple):
     assert Recipe.from_png("again.png") == Recipe.from_png(apple)
 
 
+def test_what_exists_is_not_replaced(apple):
+    Path("again.png").write_text("mine")
+    assert "'again.png' exists" in call("reproduce", apple, "-o", "again.png", code=1)
+    assert "'apple.png' exists" in call("reproduce", apple, "-o", "apple.png", code=1)
+    assert Path("again.png").read_text() == "mine"
+    assert "saved again.png" in call("reproduce", apple, "-o", "again.png", "-f")
+
+
 def test_a_changed_picture(apple):
     recipe = Recipe.from_png(apple)
     pixels = np.array(Image.open(apple))
@@ -123,7 +131,8 @@ def test_a_hub_repository(tmp_path, monkeypatch):
 
 def test_the_first_format(apple):
     """A picture of Calotype 0.1, whose recipe knew texts alone."""
-    since = ("inputs", "strength", "padding", "blur", "overlay", "prompt_syntax", "long_prompts", "clip_skip", "quality")
+    since = ("inputs", "strength", "padding", "blur", "overlay", "prompt_syntax", "long_prompts", "clip_skip", "quality",
+             "adapters", "embeddings", "compiled")
     with Image.open(apple) as picture:
         recipe = json.loads(picture.text["calotype"])
         kept = PngInfo()
@@ -139,5 +148,5 @@ def test_a_newer_format(apple):
         recipe, kept = json.loads(picture.text["calotype"]), PngInfo()
         kept.add_itxt("calotype", json.dumps(recipe | {"format": 9, "mood": "blue"}))
         picture.save("new.png", pnginfo=kept)
-    assert "has format 9, newer than 2; --anyway takes what it can" in call("reproduce", "new.png", code=1)
+    assert "has format 9, newer than 3; --anyway takes what it can" in call("reproduce", "new.png", code=1)
     assert "identical" in call("reproduce", "new.png", "--anyway")

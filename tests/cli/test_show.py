@@ -7,10 +7,11 @@ import os
 import shutil
 
 import pytest
+from PIL import Image
 
 from calotype.contents import content_hash
 
-from .calling import EMOJI, call
+from .calling import EMOJI, call, rewrite
 
 
 def test_info():
@@ -28,11 +29,24 @@ def test_info():
         assert words in shown
 
 
+def test_info_of_a_picture(apple):
+    said = call("info", apple)
+    for words in ("prompt: a red apple", "seed: 7", "scheduler: PNDMScheduler, ", "model: calotype/emoji"):
+        assert words in said
+    rewrite(apple, prompt="a\x1b[2J\x9bcat", seed=0)
+    said = call("info", apple)
+    assert "\\x1b[2J\\x9bcat" in said and "seed: 0" in said
+    assert json.loads(call("info", apple, "--json"))["seed"] == 0
+    Image.new("RGB", (8, 8)).save("other.png")
+    assert "other.png': no recipe in it" in call("info", "other.png", code=1)
+    assert call("info", "nowhere.png", code=1) == "error: No such file or directory: 'nowhere.png'"
+
+
 def test_info_of_devices():
     facts = json.loads(call("info", "--device", "--json"))
     assert {"auto", "native", "math"} <= set(facts["devices"]["cpu"]["attention"])
     assert "attention by auto, native" in call("info", "--device")
-    assert "give a model, or --device" in call("info", code=2)
+    assert "give a model, a picture, or --device" in call("info", code=2)
 
 
 @pytest.mark.parametrize(("part", "name"), [("vae", "AutoencoderKL"), ("text_encoder", "CLIPTextModel"),

@@ -46,8 +46,31 @@ def test_a_fault_of_ours_is_called_one(monkeypatch, tmp_path):
     assert call("info", "x", code=1) == "error: KeyError: 'x' (this looks like a fault of Calotype; --debug shows where)"
 
 
-def test_progress_bar(monkeypatch, capsys):
+def test_progress_is_shown_on_a_terminal_alone(monkeypatch, capsys):
+    def shown() -> str:
+        with progress("x.png") as on_step:
+            on_step(1, 2)
+        said = capsys.readouterr()
+        assert said.out == ""
+        return said.err
+
+    monkeypatch.setenv("TERM", "xterm")
+    assert shown() == ""
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", None)
+        with progress("x.png") as on_step:
+            on_step(1, 2)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    with progress("x.png") as on_step:
-        on_step(1, 2)
-        on_step(2, 2)
+    assert "x.png" in shown() and "1/2" in shown()
+
+
+def test_not_enough_memory_is_said_to_be_that(monkeypatch):
+    """Also where PyTorch calls it a `RuntimeError`, with pages of C++ after its first line."""
+    said = "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried to\nframe #0"
+    for error in (RuntimeError(said), MemoryError()):
+        def fails(*_, error=error):
+            raise error
+
+        monkeypatch.setattr("calotype.cli.show.describe", fails)
+        shown = call("info", "x", code=1)
+        assert shown.startswith("error: not enough memory; a smaller --height") and "frame" not in shown

@@ -75,6 +75,14 @@ def test_options_on_top_of_a_file(config, here):
     assert not (here / "out" / "samples").exists()
 
 
+def test_a_sampler_of_timesteps_with_its_options(config, here):
+    call("train", "unconditional", "--config", config, "--max-train-steps", 1, "--num-validation-images", 0,
+         "--timestep-sampler", "range", "--timestep-sampler-options", "begin=0.1", "--timestep_sampler_options", "end=5e-1",
+         "--timestep-sampler-options=multiplier=3")
+    told = yaml.safe_load((here / "out" / "settings.yaml").read_text())
+    assert told["timestep_sampler_options"] == {"begin": 0.1, "end": 0.5, "multiplier": 3}
+
+
 def test_settings_written_can_be_read(config, here):
     call("train", "unconditional", "--config", config, "--max-train-steps", 1)
     said = call("train", "unconditional", "--config", here / "out" / "settings.yaml", "--max-train-steps", 2)
@@ -91,6 +99,9 @@ def test_settings_written_can_be_read(config, here):
     (["--timestep-sampler", "unifrom"], "did you mean 'uniform'?"),
     (["--resume-from-checkpoint", "checkpoint-9"], "resume_from_checkpoint is 'checkpoint-9', which is no checkpoint's folder"),
     (["--train-data-dir", "nowhere"], "nowhere"),
+    (["--timestep-sampler", "earlier"], "timestep_sampler('earlier') needs multiplier: see timestep_sampler_options"),
+    (["--timestep-sampler-options", "multiplier"], "is ['multiplier'], but must be written as name=value"),
+    (["--timestep-sampler-options", "stratified=maybe"], "timestep_sampler_options: is 'maybe'"),
 ])
 def test_what_cannot_be(config, here, words, error):
     said = call("train", "unconditional", "--config", config, *words, code=1)
@@ -119,6 +130,14 @@ def test_wrong_files(config, here):
     config.write_text("- a")
     assert "run.yaml' must hold settings" in call("train", "unconditional", "--config", config, code=1)
     assert "'nowhere.yaml'" in call("train", "unconditional", "--config", "nowhere.yaml", code=1)
+
+
+def test_ctrl_c(config, here, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("calotype.training.trainer.Trainer.run", interrupted)
+    assert call("train", "unconditional", "--config", config, code=130) == "stopped; nothing is half-written"
 
 
 def test_a_missing_package_is_named(monkeypatch):

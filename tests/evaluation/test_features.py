@@ -72,6 +72,9 @@ def test_inception(tmp_path, monkeypatch):
     module.FeatureExtractorInceptionV3 = Extractor
     monkeypatch.setitem(sys.modules, "torch_fidelity", ModuleType("torch_fidelity"))
     monkeypatch.setitem(sys.modules, module.__name__, module)
+    with pytest.raises(ValueError, match="is damaged or holds more than tensors"):
+        make_features("inception")
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "checkpoints" / InceptionFeatures.file)
     said = make_features("inception")([torch.ones(1, 3, 8, 8), -torch.ones(1, 3, 8, 8)])
     assert said.all.flatten().tolist() == pytest.approx([255.0] * 3 + [0.0] * 3, abs=1e-3)
 

@@ -79,3 +79,36 @@ def test_class_labels_are_asked_for():
         calotype.UNet2DModel(**BASE, num_class_embeds=3)(x, 1)
     with pytest.raises(ValueError, match="leave class_labels out"):
         calotype.UNet2DModel(**BASE)(x, 1, class_labels=LABELS)
+
+
+# -- NCSN++, whose norms have as many groups as suits their channels ------------------------------
+
+NCSN = {
+    "sample_size": 16, "time_embedding_type": "fourier", "norm_num_groups": None, "norm_eps": 1e-6, "layers_per_block": 1,
+    "down_block_types": ("SkipDownBlock2D", "AttnSkipDownBlock2D", "SkipDownBlock2D"),
+    "up_block_types": ("SkipUpBlock2D", "AttnSkipUpBlock2D", "SkipUpBlock2D"), "block_out_channels": (64, 32, 64),
+    "mid_block_scale_factor": 2**0.5, "attention_head_dim": None,
+}
+
+
+@pytest.mark.parametrize("change", [
+    {}, {"attn_norm_num_groups": 4}, {"resnet_time_scale_shift": "scale_shift"}, {"mid_block_type": None},
+    {"add_attention": False}, {"norm_num_groups": 16}, {"attention_head_dim": 8},
+    {"down_block_types": ("SkipDownBlock2D",) * 3, "up_block_types": ("SkipUpBlock2D",) * 3, "block_out_channels": (20, 24, 36)},
+], ids=str)
+def test_groups_that_the_config_leaves_open(diffusers, change):
+    """`norm_num_groups: null`, as of google/ncsnpp-ffhq-256. Once, a `TypeError`."""
+    theirs, ours = pair(diffusers, "UNet2DModel", {**NCSN, **change})
+    groups = [{name: module.num_groups for name, module in model.named_modules() if isinstance(module, torch.nn.GroupNorm)}
+              for model in (ours, theirs)]
+    assert groups[0] == groups[1]
+    x, levels = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3, 5.0])
+    with torch.no_grad():
+        assert_close(ours(x, levels).sample, theirs(x, levels).sample)
+
+
+def test_other_blocks_need_a_number_of_groups():
+    """The oracle fails in arithmetic with `None`."""
+    with pytest.raises(ValueError, match="norm_num_groups is None, which is only for models wholly of 'SkipDownBlock2D'.*: "
+                                         "beside 'DownBlock2D', it must be a number of groups"):
+        calotype.UNet2DModel(**{**NCSN, "down_block_types": ("DownBlock2D", "SkipDownBlock2D", "SkipDownBlock2D")})

@@ -263,7 +263,8 @@ def patched(name: str | None) -> Iterator[None]:
     """Functions of PyTorch, of its classes and of this library, replaced for everybody."""
     places: dict[str, tuple[Any, str]] = {
         "attention": (F, "scaled_dot_product_attention"), "a linear layer": (nn.Linear, "forward"), "silu": (F, "silu"),
-        "a convolution": (F, "conv2d"), "the convolution's class": (nn.Conv2d, "_conv_forward"), "a group norm": (F, "group_norm"),
+        "a convolution": (F, "conv2d"), "the convolution's class": (nn.Conv2d, "_conv_forward"),
+        "a group norm": (F, "group_norm"),
         "our attention": (attention.Attention, "forward"), "our function": (attention, "attend"),
     }
     if name is None:
@@ -295,7 +296,8 @@ def call(pipe: Any, change: str | None, at: int, stream: bool, prompt: str, scal
         for i, step in enumerate(pipe.stream(prompt, **options)):
             if i == at and change is not None:
                 CHANGES[change](pipe)
-        return step.output.images
+            last = step
+        return last.output.images
 
     def callback(view: Any, i: int, t: Any, held: dict[str, Any]) -> dict[str, Any]:
         if i == at:

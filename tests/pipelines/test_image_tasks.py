@@ -100,11 +100,13 @@ TASKS = {task.name: task for task in (
         IMAGES, [{"image": photo()}, {"image": photo(1)}], parts=clip_vision),
     Task("StableDiffusionUpscalePipeline", [
         CAT | IMAGE, {**CAT, **IMAGE, "guidance_scale": 1.0}, {**CAT, **IMAGE, "noise_level": 300, "num_images_per_prompt": 2},
-        {**CAT, "image": photo(0, 20), "negative_prompt": "fog"}, BOTH | IMAGES], BOTH | IMAGES, PAIR,
+        {**CAT, "image": photo(0, 20), "negative_prompt": "fog"}, {**CAT, "image": photo(size=17)}, BOTH | IMAGES],
+        BOTH | IMAGES, PAIR,
         unet={"in_channels": 7, "num_class_embeds": 1000}, parts=lambda: {"low_res_scheduler": calotype.DDPMScheduler()}),
     Task("StableDiffusionLatentUpscalePipeline", [
         CAT | IMAGE, {**CAT, "image": SMALL[:1]}, {**CAT, **IMAGE, "guidance_scale": 1.0},
-        {**CAT, **IMAGE, "negative_prompt": "fog"}, {**BOTH, "image": SMALL}, BOTH | IMAGES], BOTH | IMAGES, PAIR,
+        {**CAT, **IMAGE, "negative_prompt": "fog"}, {**CAT, "image": photo(size=17)}, {**BOTH, "image": SMALL}, BOTH | IMAGES],
+        BOTH | IMAGES, PAIR,
         unet=LATENT_UPSCALER, schedulers=("EulerDiscreteScheduler",)),
     Task("StableUnCLIPImg2ImgPipeline", [
         IMAGE, CAT | IMAGE, {**CAT, **IMAGE, "noise_level": 700, "guidance_scale": 1.0}, {**CAT, "image_embeds": EMBEDS[:1]},
@@ -164,6 +166,16 @@ def assert_close(made, expected):
 def test_same_pictures(theirs, name, number):
     call = TASKS[name].calls[number]
     assert_close(*(run(pipe, **call) for pipe in (ours(name), theirs(name))))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_same_image_processors(theirs, name):
+    """But for grey pictures, which become RGB here; and the same resizing."""
+    mine, reference = (pipe.image_processor for pipe in (ours(name), theirs(name)))
+    entries = [entry for entry in mine._arguments() if entry != "do_convert_rgb"]
+    assert {entry: mine.config[entry] for entry in entries} == {entry: reference.config[entry] for entry in entries}
+    odd = photo(size=13)
+    assert torch.equal(mine.preprocess(odd), reference.preprocess(odd))
 
 
 @pytest.mark.parametrize(("name", "other"), [
@@ -344,6 +356,18 @@ def test_depth_is_estimated(estimating):
     assert_close([run(pipe, seeded(2), **PAIR[1])[0]], [together[1]])
 
 
+def test_depth_of_other_kinds_of_pictures(estimating):
+    """The estimator sees what the pictures show; transformers' processor would divide floats by 255."""
+    pipe = calotype.DiffusionPipeline.from_pretrained(estimating[1])
+    array = np.asarray(photo())
+    expected = pipe._estimated(photo(), pipe.given_images(photo()))
+    signed = torch.from_numpy(array / np.float32(127.5) - 1).permute(2, 0, 1)
+    for same in (array, array / 255, signed, [signed], photo().convert("RGBA")):
+        assert torch.allclose(pipe._estimated(same, pipe.given_images(same)), expected, atol=1e-4)
+    with pytest.raises(ValueError, match="image is latents, of which no depth can be estimated"):
+        run(pipe, prompt="a cat", image=SMALL)
+
+
 def test_without_transformers_a_depth_map_is_asked_for(estimating, monkeypatch, caplog):
     _, folder = estimating
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
@@ -367,14 +391,17 @@ LATENT_UP = "StableDiffusionLatentUpscalePipeline"
     (LCM, {"num_inference_steps": 51}, ValueError, "num_inference_steps is 51, but must be from 1 to 50"),
     (LCM, {"prompt": None}, ValueError, "give a prompt"),
     ("LatentConsistencyModelImg2ImgPipeline", {"strength": 0.0}, ValueError, "strength is 0.0, but must be above 0"),
-    (DEPTH, {"depth_map": depth(1)[0]}, ValueError, r"depth_map is \[16, 12\], but must be \[n, h, w\]"),
+    (DEPTH, {"depth_map": depth(1)[0]}, ValueError, r"depth_map is a tensor of .* shape \[16, 12\], but must be .* \[n, h, w\]"),
     (DEPTH, {"depth_map": depth(1, 2)}, ValueError, r"one or one for each of 1 pictures"),
+    (DEPTH, {"depth_map": depth(1) * torch.nan}, ValueError, "depth_map is .* with NaN or infinite values"),
+    (DEPTH, {"depth_map": depth(1)[:, :0]}, ValueError, r"depth_map is \[1, 0, 12\], but must be \[n, h, w\]"),
+    (DEPTH, {"depth_map": photo()}, ValueError, "depth_map is a Image, but must be"),
     (DEPTH, {"strength": 1.5}, ValueError, "strength is 1.5"),
-    (EDIT, {"image": None}, ValueError, "a picture is a PIL image"),
+    (EDIT, {"image": None}, ValueError, "image is None, but must be a PIL image"),
     (EDIT, {"image": [photo()] * 3, "prompt": ["a", "b"]}, ValueError, "3 pictures for 2 prompts"),
     (EDIT, {"latents": SMALL}, ValueError, "latents have the shape"),
     (UP, {"noise_level": -1}, ValueError, "noise_level is -1, but must be from 0 to 350"),
-    (UP, {"image": torch.zeros(1, 4, 8, 8)}, ValueError, "a picture is a|trained for another task"),
+    (UP, {"image": torch.zeros(1, 4, 8, 8)}, ValueError, "image is latents .*but must be pictures"),
     (LATENT_UP, {"prompt": None, "prompt_embeds": torch.zeros(1, 32, 16)}, ValueError,
      "give prompt_embeds and pooled_prompt_embeds together"),
     (LATENT_UP, {"prompt": ["a", "b", "c"], "negative_prompt": ["a", "b"]}, ValueError, "2 negative prompts for 3 prompts"),
@@ -382,6 +409,8 @@ LATENT_UP = "StableDiffusionLatentUpscalePipeline"
     (LATENT_UP, {"clip_skip": 1}, TypeError, "clip_skip"),
     (UNCLIP, {"noise_level": 1000}, ValueError, "noise_level is 1000, but must be from 0 to 999"),
     (UNCLIP, {"image": None}, ValueError, "give an image or image_embeds"),
+    (UNCLIP, {"image": torch.rand(3, 32, 32)}, ValueError, r"image is a Tensor .*\[3, 32, 32\]\), but a tensor must be \[n, 3"),
+    (UNCLIP, {"image": torch.full((1, 3, 32, 32), torch.nan)}, ValueError, "of finite values"),
     ("StableDiffusionImageVariationPipeline", {"prompt": "a cat"}, TypeError, "prompt"),
 ])
 def test_bad_input(name, call, error, message):

@@ -113,7 +113,11 @@ def test_a_unet_that_sees_the_mask(diffusers, tmp_path):
     # given by the caller, the latents of the masked picture are not made
     latents = ours.encode_pictures(torch.zeros(1, 3, 16, 16), torch.Generator().manual_seed(0))
     ours("a cat", image=photo((16, 16)), mask_image=mask_of((16, 16)), masked_image_latents=latents, num_inference_steps=1)
-    with pytest.raises(ValueError, match="masked_image_latents have the shape"):
+    small = torch.randn(1, 4, 8, 8)
+    ours("a cat", image=small, mask_image=mask_of((16, 16)), masked_image_latents=latents, num_inference_steps=1)
+    with pytest.raises(ValueError, match="image is latents, which cannot be masked for this UNet"):
+        ours("a cat", image=small, mask_image=mask_of((16, 16)))
+    with pytest.raises(ValueError, match="masked_image_latents is a tensor of .* but must be .* of shape"):
         ours("a cat", image=photo((16, 16)), mask_image=mask_of((16, 16)), masked_image_latents=latents[..., :2])
 
 
@@ -175,6 +179,40 @@ def test_pictures_of_any_mode(task, mode):
 def test_latents_stand_for_a_picture():
     call = of_task("Img2Img")
     assert call(image=torch.randn(1, 4, 8, 8)).shape == (1, 16, 16, 3)
+
+
+def test_transparent_floats_are_no_latents():
+    call = of_task("Img2Img")
+    array = np.asarray(photo((16, 16)).convert("RGBA")) / np.float32(255)
+    expected = call(image=photo((16, 16)), generator=seeded(1)[0])
+    for same in (array, array[None], torch.from_numpy(array).permute(2, 0, 1), [array]):
+        assert np.allclose(call(image=same, generator=seeded(1)[0]), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("task", ["Img2Img", "Inpaint"])
+def test_an_autoencoder_of_three_latent_channels(task):
+    """A picture is told from latents once, and not again by its channels."""
+    tiny = make_tiny(in_channels=3, out_channels=3)
+    tiny.vae = calotype.AutoencoderKL.from_config(tiny.vae.config, latent_channels=3).eval()
+    pipe = getattr(calotype, f"StableDiffusion{task}Pipeline")(**tiny.components, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    more = {"mask_image": mask_of((16, 16))} if task == "Inpaint" else {}
+    array = np.asarray(photo((16, 16))) / np.float32(255)
+    tensor, latents = torch.from_numpy(array).permute(2, 0, 1), torch.randn(1, 3, 8, 8)
+    more |= {"num_inference_steps": 2, "strength": 0.5, "output_type": "np"}
+    made = [pipe("a cat", image=image, generator=seeded(1)[0], **more).images
+            for image in (photo((16, 16)), array, tensor, tensor[None], 2 * tensor - 1, latents)]
+    assert all(one.shape == (1, 16, 16, 3) for one in made)
+    assert all(np.allclose(one, made[0], atol=1e-5) for one in made[:-1]) and not np.allclose(made[-1], made[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64, bool, np.float32])
+def test_masks_of_zeros_and_ones(kind):
+    call = of_task("Inpaint")
+    ones = (np.asarray(mask_of((16, 16))) > 0).astype(kind)
+    expected = call(generator=seeded(1)[0])
+    for same in (ones, torch.from_numpy(ones), ones[None]):
+        assert np.allclose(call(mask_image=same, generator=seeded(1)[0]), expected, atol=1e-6)
 
 
 def test_the_overlay_keeps_all_pixels_outside_the_mask():

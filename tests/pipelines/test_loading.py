@@ -8,10 +8,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from hub_server import HubServer
 
 import calotype
 
-from .conftest import seeded
+from .conftest import make_tiny, seeded
 
 BUNDLED = calotype.hub.BUNDLED["calotype/emoji"]
 
@@ -158,3 +159,154 @@ def test_what_is_lacking_is_named(tiny, tmp_path):
     (tmp_path / "model_index.json").write_text("{")
     with pytest.raises(ValueError, match="is damaged: it is not JSON"):
         calotype.DiffusionPipeline.from_pretrained(tmp_path)
+
+
+# -- what a folder or a repository lacks --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    server = HubServer()
+    server.reach(monkeypatch, tmp_path / "home")
+    yield server
+    server.close()
+
+
+def contents(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_a_local_folder_lacks_is_not_asked_of_the_hub(tiny, tmp_path, server, monkeypatch):
+    """Though the folder is named by one word, so that the path of a component could be a repository's name."""
+    monkeypatch.chdir(tmp_path)
+    tiny.save_pretrained("mymodel")
+    for part in ("vae", "scheduler", "tokenizer"):
+        server.add(f"mymodel/{part}", contents(tmp_path / "mymodel" / part))  # somebody else's
+        (tmp_path / "mymodel" / part).rename(tmp_path / f"away {part}")
+        with pytest.raises(FileNotFoundError, match=f"'mymodel' has no folder '{part}'"):
+            calotype.DiffusionPipeline.from_pretrained("mymodel")
+        made = type(getattr(tiny, part))
+        for name, options in (("mymodel", {"subfolder": part}), (f"mymodel/{part}", {})):
+            with pytest.raises(FileNotFoundError, match=f"'mymodel'.* has no (folder|file)? ?'{part}"):
+                made.from_pretrained(name, **options)
+        (tmp_path / f"away {part}").rename(tmp_path / "mymodel" / part)
+    for path in (tmp_path.relative_to(tmp_path) / "mymodel" / "gone", "loras/cat.safetensors", "cat.bin"):
+        with pytest.raises(FileNotFoundError):
+            tiny.load_lora_weights(path)
+        with pytest.raises(FileNotFoundError):
+            tiny.load_textual_inversion(path)
+    assert not server.requests
+
+
+def test_a_pipeline_in_a_subfolder(tiny, tmp_path, server):
+    """Of a folder and of a repository; of that, only what the components are loaded from is fetched."""
+    tiny.save_pretrained(tmp_path / "here" / "models" / "tiny")
+    draw_again = draw(calotype.DiffusionPipeline.from_pretrained(tmp_path / "here", subfolder="models/tiny"))
+    assert np.allclose(draw_again, draw(tiny), atol=1e-5)
+    files = contents(tmp_path / "here")
+    weights = "unet/diffusion_pytorch_model"
+    needless = ["README.md", f"{weights}.safetensors", "models/tiny/README.md", f"models/tiny/{weights}.bin",
+                f"models/tiny/{weights}.fp16.safetensors"]
+    server.add("owner/many", files | dict.fromkeys(needless, b""))
+    pipe = calotype.DiffusionPipeline.from_pretrained("owner/many", subfolder="models/tiny")
+    assert np.allclose(draw(pipe), draw(tiny), atol=1e-5)
+    assert sorted(server.fetched) == sorted(f"owner/many/{name}" for name in files)
+    with pytest.raises(FileNotFoundError, match="subfolder 'models/tinny'"):
+        calotype.DiffusionPipeline.from_pretrained("owner/many", subfolder="models/tinny")
+
+
+def test_half_a_folder_is_no_model(tiny, tmp_path):
+    """Whichever file is lacking, an error names it or its folder; nothing is loaded with some layers at random."""
+    tiny.save_pretrained(tmp_path, max_shard_size="20KB")
+    spare = {"added_tokens.json", "special_tokens_map.json", "tokenizer_config.json", "vocab.json", "merges.txt"}
+    for path in sorted(path for path in tmp_path.rglob("*") if path.is_file() and path.name not in spare):
+        path.rename(tmp_path / "away")
+        if path.name != "tokenizer.json":  # the old format says the same
+            with pytest.raises(FileNotFoundError) as caught:
+                calotype.DiffusionPipeline.from_pretrained(tmp_path)
+            stem = path.name.partition(".")[0].partition("-0")[0]
+            assert stem in str(caught.value) and str(path.parent) in str(caught.value)
+        (tmp_path / "away").rename(path)
+
+
+# -- saving where something is ----------------------------------------------------------------------------------------------
+
+
+def test_saving_leaves_the_files_of_others(tiny, tmp_path):
+    """Only what the save takes the place of goes: the same weights in another layout, in the component's own folder."""
+    tiny.save_pretrained(tmp_path, max_shard_size="20KB")
+    own = ["model.safetensors", "diffusion_pytorch_model.bin", "notes.txt", "unet/model.safetensors", "unet/notes.bin",
+           "unet/diffusion_pytorch_model.fp16.safetensors", "text_encoder/diffusion_pytorch_model.safetensors", "other/model.bin"]
+    stale = ["unet/diffusion_pytorch_model.bin", "text_encoder/pytorch_model.bin"]
+    (tmp_path / "other").mkdir()
+    for name in own + stale:
+        (tmp_path / name).write_text(name)
+    tiny.save_pretrained(tmp_path)
+    assert all((tmp_path / name).read_text() == name for name in own)
+    assert not any((tmp_path / name).exists() for name in stale)
+    assert not list(tmp_path.rglob("*-of-*"))
+
+
+# -- an index that is damaged -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("entries", "message"), [
+    ({"unet": ["diffusers"]}, "is damaged: 'unet' is .'diffusers'."), ({"unet": "UNet2DConditionModel"}, "'unet' is 'UNet2D"),
+    ({"vae": ["diffusers", 3]}, "'vae' is .'diffusers', 3."), ({"safety_checker": [1, 2, 3]}, "'safety_checker' is .1, 2, 3."),
+    ({"scheduler": {"_class_name": "DDIMScheduler"}}, "'scheduler' is {"),
+    ({"_class_name": ["a", "b"]}, "a pipeline that there is not"),
+    ({"_class_name": "DDIMScheduler"}, "is a checkpoint for 'DDIMScheduler', a pipeline that there is not"),
+])
+def test_a_damaged_index_is_named(tiny, tmp_path, entries, message):
+    tiny.save_pretrained(tmp_path)
+    edit_index(tmp_path, **entries)
+    with pytest.raises(ValueError, match=message):
+        calotype.DiffusionPipeline.from_pretrained(tmp_path)
+
+
+def test_an_index_names_no_folder_outside(tiny, tmp_path):
+    tiny.save_pretrained(tmp_path / "model")
+    edit_index(tmp_path / "model", **{"../elsewhere": ["diffusers", "AutoencoderKL"], "self": ["diffusers", "VQModel"]})
+    assert sorted(calotype.DiffusionPipeline.from_pretrained(tmp_path / "model").components) == sorted(tiny.components)
+
+
+def test_components_that_are_none_come_back(tiny, tmp_path):
+    calotype.StableDiffusionPipeline(**{**tiny.components, "text_encoder": None, "tokenizer": None},
+                                     requires_safety_checker=False).save_pretrained(tmp_path)
+    pipe = calotype.DiffusionPipeline.from_pretrained(tmp_path)
+    assert (pipe.text_encoder, pipe.tokenizer) == (None, None) and pipe.unet is not None
+# -- registering components ------------------------------------------------------------------------------------------------------
+
+
+def test_registering_more_keeps_what_there_is(tmp_path):
+    """Once, a second call of `register_modules` forgot the components of the first."""
+    pipe = make_tiny()
+    pipe.set_progress_bar_config(disable=True)
+    names, unet, stop = [*pipe.components], pipe.unet, pipe._stop
+    other = calotype.DDIMScheduler()
+    pipe.register_modules(low_res_scheduler=calotype.DDPMScheduler(), scheduler=other)
+    assert [*pipe.components] == [*names, "low_res_scheduler"]
+    assert pipe.scheduler is other and pipe.unet is unet and pipe._stop is stop
+    assert pipe.config.scheduler == ("diffusers", "DDIMScheduler")
+    assert pipe.config.low_res_scheduler == ("diffusers", "DDPMScheduler")
+    assert pipe._progress == {"disable": True}
+    assert pipe.to(torch.float64).unet.dtype == torch.float64
+    pipe.register_modules(low_res_scheduler=None)
+    assert pipe.config.low_res_scheduler == (None, None) and pipe.components["low_res_scheduler"] is None
+    pipe.to(torch.float32).save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {
+        "vae", "text_encoder", "tokenizer", "unet", "scheduler"}
+    loaded = calotype.DiffusionPipeline.from_pretrained(tmp_path, requires_safety_checker=False)
+    assert type(loaded.scheduler).__name__ == "DDIMScheduler"
+
+
+def test_a_pipeline_of_ones_own_registers_in_parts():
+    class Own(calotype.StableDiffusionPipeline):
+        def __init__(self, vae, text_encoder, tokenizer, unet, scheduler, extra):
+            super().__init__(vae, text_encoder, tokenizer, unet, scheduler, requires_safety_checker=False)
+            self.register_modules(extra=extra)
+
+    parts = {name: part for name, part in make_tiny().components.items() if part is not None}
+    own = Own(**parts, extra=calotype.DDPMScheduler())
+    assert {*parts, "extra"} <= own.components.keys()
+    assert own("a cat", num_inference_steps=1, output_type="latent").images.shape == (1, 4, 8, 8)

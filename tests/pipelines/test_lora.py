@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 import threading
 
 import numpy as np
@@ -15,8 +16,10 @@ from safetensors.torch import load_file, save_file
 
 import calotype
 from calotype.hub import BUNDLED
+from calotype.models import merging
 from calotype.models.lora import add_lora, lora_parameters, lora_state_dict, remove_lora
 from calotype.models.lora_files import write_peft
+from calotype.models.merged_layer import mark
 
 from .conftest import make_tiny, seeded
 
@@ -185,6 +188,214 @@ def test_weights_of_inference_mode(folder):
     assert not same(weights(pipe), before)
     pipe.unload_lora_weights()
     assert same(weights(pipe), before)
+
+
+# -- weights that change while adapters are merged -------------------------------------------------------------------------
+
+QUERY = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+
+
+@pytest.fixture
+def merged(tiny, folder):
+    """A pipeline with an adapter; `base` are its weights without, `summed` those with it."""
+    tiny.base = {key: value.clone() for key, value in tiny.unet.state_dict().items()}
+    tiny.load_lora_weights(folder, adapter_name="mine")
+    tiny.summed = {key: value.clone() for key, value in tiny.unet.state_dict().items()}
+    tiny.adapted = {key for key in tiny.base if not torch.equal(tiny.base[key], tiny.summed[key])}
+    assert f"{QUERY}.weight" in tiny.adapted and len(tiny.adapted) < len(tiny.base)
+    return tiny
+
+
+def is_kept(pipe, changed):
+    """The weights are what they were without an adapter, and what was changed in them while there was one."""
+    now = pipe.unet.state_dict()
+    return all(torch.allclose(now[key], pipe.base[key] + (changed[key] - pipe.summed[key]), rtol=0, atol=1e-6) for key in now)
+
+
+def negate(unet):
+    unet.get_parameter(f"{QUERY}.weight").data.neg_()
+
+
+def exchange_rows(unet):
+    weight = unet.get_parameter(f"{QUERY}.weight").data
+    weight[[0, 1]] = weight[[1, 0]]
+
+
+def one_bit(unet):
+    unet.get_parameter(f"{QUERY}.weight").data.view(torch.int32)[3, 4] ^= 1
+
+
+def other_memory(unet):
+    parameter = unet.get_parameter(f"{QUERY}.weight")
+    parameter.data = parameter.data + 0.25
+
+
+def average(unet):
+    average = calotype.training.EMAModel(unet.parameters())
+    with torch.no_grad():
+        for shadow in average.shadow_params:
+            shadow.mul_(1.5)
+    average.copy_to(unet.parameters())
+
+
+def train(unet, **options):
+    generator = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=0.01, **options)
+    for parameter in unet.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+CHANGES = {"negated": negate, "rows exchanged": exchange_rows, "one bit": one_bit, "other memory": other_memory,
+           "averaged": average, "trained": train, "trained by a fused optimiser": lambda unet: train(unet, fused=True)}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_is_changed_in_place_stays_changed(merged, name):
+    CHANGES[name](merged.unet)
+    changed = {key: value.clone() for key, value in merged.unet.state_dict().items()}
+    for scale in (0.5, 1.0):
+        merged("a cat", num_inference_steps=1, output_type="latent", cross_attention_kwargs={"scale": scale})
+        assert all(torch.equal(value, changed[key]) for key, value in merged.unet.state_dict().items())
+    merged.disable_lora()
+    assert is_kept(merged, changed)
+    merged.enable_lora()
+    merged.fuse_lora(lora_scale=2)
+    merged.unfuse_lora()
+    assert all(torch.allclose(value, changed[key], rtol=0, atol=1e-6) for key, value in merged.unet.state_dict().items())
+    merged.unload_lora_weights()
+    assert is_kept(merged, changed)
+    for key, value in merged.unet.state_dict().items():
+        if torch.equal(changed[key], merged.summed[key]):
+            assert torch.equal(value, merged.base[key])  # nobody changed it: bit for bit
+
+
+def test_what_is_changed_and_changed_back_was_not_changed(merged):
+    kept = calotype.training.EMAModel(merged.unet.parameters())
+    kept.store(merged.unet.parameters())
+    negate(merged.unet)
+    kept.restore(merged.unet.parameters())
+    merged.unload_lora_weights()
+    assert all(torch.equal(value, merged.base[key]) for key, value in merged.unet.state_dict().items())
+
+
+def load_all(pipe, new):
+    pipe.unet.load_state_dict(new)
+
+
+def load_and_assign(pipe, new):
+    pipe.unet.load_state_dict({key: value.clone() for key, value in new.items()}, assign=True)
+
+
+def load_a_part(pipe, new):
+    beginning = "mid_block."
+    pipe.unet.mid_block.load_state_dict({key.removeprefix(beginning): new[key] for key in new if key.startswith(beginning)})
+    pipe.unet.load_state_dict({key: new[key] for key in new if not key.startswith(beginning)}, strict=False)
+
+
+def other_parameters(pipe, new):
+    for key in list(new):
+        module, _, name = key.rpartition(".")
+        setattr(pipe.unet.get_submodule(module), name, torch.nn.Parameter(new[key].clone()))
+
+
+@pytest.mark.parametrize("put_in", [load_all, load_and_assign, load_a_part, other_parameters])
+def test_weights_that_are_put_in_stay(merged, put_in):
+    new = {key: value + 1 for key, value in merged.base.items()}
+
+    def are_new(but=()):
+        return all(torch.equal(value, new[key]) is (key not in but) for key, value in merged.unet.state_dict().items())
+
+    put_in(merged, new)
+    assert are_new()
+    merged("a cat", num_inference_steps=1, output_type="latent", cross_attention_kwargs={"scale": 0.5})
+    assert are_new()
+    merged.set_adapters("mine", 1.0)  # chosen again, it is for these weights
+    assert are_new(but=merged.adapted)
+    key = f"{QUERY}.weight"
+    assert torch.allclose(merged.unet.state_dict()[key] - new[key], merged.summed[key] - merged.base[key], atol=1e-6)
+    merged.unload_lora_weights()
+    assert are_new()
+    put_in(merged, merged.base)
+    merged.unload_lora_weights()
+    assert all(torch.equal(value, merged.base[key]) for key, value in merged.unet.state_dict().items())
+    assert not any(module._load_state_dict_pre_hooks for module in merged.unet.modules())
+
+
+def test_weights_that_are_put_in_and_trained_stay(merged):
+    merged.unet.load_state_dict({key: value + 1 for key, value in merged.base.items()})
+    train(merged.unet)
+    trained_on = {key: value.clone() for key, value in merged.unet.state_dict().items()}
+    merged.unload_lora_weights()
+    assert all(torch.equal(value, trained_on[key]) for key, value in merged.unet.state_dict().items())
+
+
+def test_what_was_saved_with_an_adapter_is_loaded_with_it(merged):
+    merged.unet.load_state_dict({key: value + 1 for key, value in merged.base.items()})
+    merged.unet.load_state_dict(merged.summed)
+    merged.unload_lora_weights()
+    assert all(torch.equal(value, merged.base[key]) for key, value in merged.unet.state_dict().items())
+
+
+@pytest.mark.parametrize("dtypes", [(torch.bfloat16,), (torch.float16,), (torch.float64,), (torch.float64, torch.float16)])
+def test_rounded_weights_are_those_from_before_rounded(merged, dtypes):
+    for dtype in dtypes:
+        merged.unet.to(dtype)
+    merged.unload_lora_weights()
+    assert all(torch.equal(value, merged.base[key].to(dtypes[-1])) for key, value in merged.unet.state_dict().items())
+
+
+def test_weights_that_were_rounded_and_are_not_any_more(merged):
+    """What rounding changed is a change."""
+    merged.unet.to(torch.bfloat16).to(torch.float32)
+    changed = {key: value.clone() for key, value in merged.unet.state_dict().items()}
+    merged.unload_lora_weights()
+    assert is_kept(merged, changed)
+
+
+def test_a_change_in_half_precision(merged):
+    merged.unet.to(torch.float16)
+    negate(merged.unet)
+    changed = {key: value.clone() for key, value in merged.unet.state_dict().items()}
+    merged.set_adapters("mine", 0.25)
+    merged.set_adapters("mine", 1.0)
+    assert all(torch.equal(value, changed[key]) for key, value in merged.unet.state_dict().items())
+    merged.unload_lora_weights()
+    key = f"{QUERY}.weight"
+    exact = merged.base[key].half().float() + changed[key].float() - merged.summed[key].half().float()
+    assert torch.allclose(merged.unet.state_dict()[key].float(), exact, atol=1e-2)
+
+
+def test_pickled_while_merged_and_changed(merged):
+    negate(merged.unet)
+    again = pickle.loads(pickle.dumps(merged.unet))
+    new = {key: value + 1 for key, value in merged.base.items()}
+    again.load_state_dict(new)
+    merging.unload(again)
+    merged.unload_lora_weights()
+    assert all(torch.equal(value, new[key]) for key, value in again.state_dict().items())
+    key = f"{QUERY}.weight"
+    assert torch.allclose(merged.unet.state_dict()[key], merged.base[key] - 2 * merged.summed[key], atol=1e-6)
+
+
+def test_a_failed_choice_leaves_new_weights_alone(merged):
+    new = {key: value + 1 for key, value in merged.base.items()}
+    merged.unet.load_state_dict(new)
+    with pytest.raises(ValueError, match="a component of adapter_weights"):
+        merged.set_adapters("mine", {"vae": 1.0})
+    assert all(torch.equal(value, new[key]) for key, value in merged.unet.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_bits_in_their_order_have_a_number(dtype):
+    weight = torch.randn(300, 600, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    kernel = weight.view(300, 8, 25, 3)
+    others = [weight.roll(1, 0), weight.roll(1, 1), weight.flip(0), -weight, weight.abs(), weight.view(600, 300), weight * 0,
+              torch.where(torch.arange(600) == 7, -weight, weight)]
+    assert len({mark(each) for each in (weight, *others)}) == len(others) + 1
+    assert mark(kernel) == mark(kernel.to(memory_format=torch.channels_last)) == mark(weight) == mark(weight.t().clone().t())
+    assert mark(torch.zeros(2, 2, dtype=dtype)) != mark(-torch.zeros(2, 2, dtype=dtype))
 
 
 # -- mixed and scaled ----------------------------------------------------------------------------------------------------

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
+import sys
+import time
 
 import pytest
 import torch
@@ -12,8 +15,9 @@ from hypothesis import strategies as st
 
 import calotype
 from calotype.hub import BUNDLED
-from calotype.prompts.chunks import split
+from calotype.prompts.chunks import encode_chunks, split
 from calotype.prompts.encode import encode_pair
+from calotype.prompts.learned_words import expand_tokens
 from calotype.prompts.syntax import Clause, parse
 from calotype.prompts.wildcards import expand_wildcards
 
@@ -23,6 +27,13 @@ LENGTH = 32  # the positions of the text encoder here
 @pytest.fixture(scope="module")
 def tokenizer():
     return calotype.CLIPTokenizer.from_pretrained("calotype/emoji", subfolder="tokenizer")
+
+
+@pytest.fixture(scope="module")
+def tokenizer_with_word(tokenizer):
+    own = copy.deepcopy(tokenizer)
+    own.add_tokens(["<m>", "<m>_1", "<m>_2"])
+    return own
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +226,57 @@ def test_thousands_of_brackets():
         assert parse("(" * 1000, syntax) == [Clause([("(" * 1000, 1.0)])]
 
 
+def calls_of(function, *arguments):
+    """How many Python functions and methods of C are called for it."""
+    count = 0
+
+    def counted(frame, event, argument):
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(counted)
+    try:
+        function(*arguments)
+    except ValueError:
+        pass
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+READERS = {
+    "a1111": lambda text, tokenizer: parse(text, "a1111"), "compel": lambda text, tokenizer: parse(text, "compel"),
+    "choices": lambda text, tokenizer: expand_wildcards(text, 0), "words": lambda text, tokenizer: expand_tokens(tokenizer, text),
+    "chunks": lambda text, tokenizer: split(tokenizer, parse(text, None), True)}
+REPEATED = [(unit, "") for unit in (
+    "cat ", "<m> ", "<m>", "a", "(a:1.1) ", "a++ ", "a+", "(a)++ ", "(", '("', "{a|b}", "{a|", "[a", "a BREAK ")]
+NESTED = [("(a ", " b)"), ("(a:1.01 ", "b:1.01)"), ("([", "])"), ("{a|", "}"), ("{a ", "b}"), ("{1::", "|0::a}"), ("(", ")+")]
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize(("opening", "closing"), [*REPEATED, *NESTED])
+def test_reading_twice_as_much_is_twice_the_work(tokenizer_with_word, reader, opening, closing):
+    read = READERS[reader]
+    small, large = (calls_of(read, opening * n + closing * n, tokenizer_with_word) for n in (300, 600))
+    assert large <= 2.2 * small + 50
+
+
+@pytest.mark.parametrize(("syntax", "before", "repeated"), [
+    ("a1111", "(a", " "), ("a1111", "(a:", "1"), ("a1111", "[a:", "1"), ("a1111", "[", "|"), ("compel", "a", "+")])
+def test_no_sign_is_looked_at_again_and_again(syntax, before, repeated):
+    """What a regular expression does cannot be counted, so the processor's time is: a square would take seconds."""
+    def seconds(number):
+        taken = []
+        for _ in range(3):
+            start = time.thread_time()
+            parse(before + repeated * number + "b", syntax)
+            taken.append(time.thread_time() - start)
+        return min(taken)
+
+    assert seconds(32_000) < 24 * seconds(4_000) + 0.1
+
+
 def test_unknown_syntax():
     with pytest.raises(ValueError, match="prompt_syntax is 'A1111', but must be None, 'a1111' or 'compel'; did you mean 'a1111'"):
         parse("a", "A1111")
@@ -229,14 +291,91 @@ def test_no_weights_no_change(pair):
         assert all(near(got, wanted) for got, wanted in zip(pair("a photo of a cat", "dark", **options), plain, strict=True))
 
 
-def test_the_web_uis_weights_scale_states_and_keep_the_mean(pair, states, tokenizer):
+def in_the_web_ui(z, weights):
+    """What its weights make of states [L, D], by the rule of this library: all of them keep their mean magnitude."""
+    scaled = z * torch.as_tensor(weights, dtype=z.dtype)[:, None]
+    return scaled * z.abs().mean() / scaled.abs().mean()
+
+
+def test_the_web_uis_weights_scale_states_and_keep_their_magnitude(pair, states, tokenizer):
     got = pair("a (red:1.4) cat [dog]", prompt_syntax="a1111")[0][0]
     z = states(ids(tokenizer, "a ", "red", " cat ", "dog"))
     weights = torch.ones(LENGTH)
     weights[2], weights[4] = 1.4, 1 / 1.1
-    scaled = z * weights[:, None]
-    assert near(got, scaled * z.mean() / scaled.mean())
-    assert float(got.mean()) == pytest.approx(float(z.mean()), rel=1e-4)
+    assert near(got, in_the_web_ui(z, weights))
+    assert float(got.abs().mean()) == pytest.approx(float(z.abs().mean()), rel=1e-4)
+
+
+def encoded(tokenizer, states, prompt, syntax, count=1):
+    """What weights make of states that a text encoder gave: a tensor [L, D] for every text."""
+    chunks = [split(tokenizer, parse(prompt, syntax), True)]
+    return encode_chunks(tokenizer, lambda ids, mask: states.expand(len(ids), -1, -1), chunks, count, syntax)[0]
+
+
+def test_the_web_uis_rule_where_its_mean_means_something(tokenizer):
+    """The web UI restores the mean. In Stable Diffusion's encoder it is about -0.1, for values of about 1, in every token."""
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(LENGTH, 768, generator=generator) - 0.11
+    for prompt, weights in {
+        "a (red:1.4) cat [dog]": {2: 1.4, 4: 1 / 1.1}, "(a red cat:1.5)": {1: 1.5, 2: 1.5, 3: 1.5}, "(cat:0.5) dog": {1: 0.5},
+        "(" + "cat " * 30 + ":1.3)": dict.fromkeys(range(1, 31), 1.3), "((((red))))": {1: 1.1 ** 4},
+    }.items():
+        scaled = z * torch.tensor([weights.get(place, 1.0) for place in range(LENGTH)])[:, None]
+        theirs = scaled * z.mean() / scaled.mean()
+        ours = encoded(tokenizer, z, prompt, "a1111")
+        assert float((ours - theirs).abs().max() / theirs.abs().max()) < 0.015
+
+
+@pytest.mark.parametrize("mean", ["zero", "of the other sign", "of rounding errors"])
+def test_no_weight_turns_or_blows_up_all_words(tokenizer, mean):
+    """A mean that is 0 before or after the weights, or turns its sign: the states of unweighted words stay about the same."""
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(LENGTH, 16, generator=generator)
+    z -= z.mean(1, keepdim=True)  # a text encoder with a layer norm that was never trained
+    if mean == "zero":
+        z = torch.cat([z[:LENGTH // 2], -z[:LENGTH // 2]])
+    elif mean == "of the other sign":
+        z += torch.tensor([0.3, *[-0.3] * 3, *[0.05] * (LENGTH - 4)])[:, None]
+    for weight in (0, 0.5, 0.99, 1.01, 2, -1):
+        got = encoded(tokenizer, z, f"(a b c:{weight})", "a1111")
+        factor = got[[0, *range(4, LENGTH)]] / z[[0, *range(4, LENGTH)]]
+        assert got.isfinite().all()
+        assert torch.allclose(factor, factor[0, 0], rtol=1e-4) and 0.85 < float(factor[0, 0]) < 1.2
+        assert abs(weight - 1) > 0.1 or abs(float(factor[0, 0]) - 1) < 0.01
+
+
+def test_weights_of_a_text_encoder_that_gives_nothing(tokenizer):
+    assert torch.equal(encoded(tokenizer, torch.zeros(LENGTH, 8), "(cat:1.3)", "a1111"), torch.zeros(LENGTH, 8))
+
+
+STRANGE = ["(cat:0)", "(a cat:0)", "[cat]", "(:1.3)", "()", "", "(cat:1e400)", "(cat:nan)", "(cat:-3)",
+           "(cat:1000000000000000)", "(cat:" + "9" * 60 + ") dog", "(cat:" + "9" * 300 + ") dog",
+           r"\(cat\)", "a BREAK (b:0)", "BREAK",
+           "(" * 50 + "cat" + ")" * 50, "(cat:0." + "0" * 400 + "1)"]
+STRANGE_COMPEL = ["(cat)0", "(a cat)0", "cat---", "cat" + "-" * 5000, "()++", "++", "(cat)1000", "(cat)1e400",
+                  '("a", "b").and(0, 0)', '("", "").and(1, 2)', '("a").and(-2)', r"\(cat\)++", "(cat)." + "0" * 400 + "1"]
+
+
+@pytest.mark.parametrize(("syntax", "prompt"), [
+    *(("a1111", prompt) for prompt in STRANGE), *(("compel", prompt) for prompt in STRANGE_COMPEL)])
+def test_strange_weights_give_finite_states(pair, syntax, prompt):
+    assert all(side.isfinite().all() for side in pair(prompt, prompt, prompt_syntax=syntax))
+
+
+@pytest.mark.parametrize(("syntax", "prompt", "weighted"), [
+    ("a1111", "a (cat:" + "9" * 400 + ")", "cat"), ("a1111", "(" * 8000 + "cat" + ")" * 8000, "cat"),
+    ("a1111", "((cat:0) dog:" + "9" * 400 + ")", "cat"), ("compel", "a cat" + "+" * 8000, "cat"),
+    ("compel", "a (cat)" + "9" * 400, "cat"), ("compel", '("cat", "b").and(nan, 1)', "cat"),
+    ("compel", '("cat").and(-1e999)', "cat")])
+def test_weights_that_are_no_numbers(pair, syntax, prompt, weighted):
+    with pytest.raises(ValueError, match=rf"^the weight of '{weighted}' in the prompt is (-?inf|nan): it must be a finite"):
+        pair(prompt, prompt_syntax=syntax)
+
+
+def test_weights_beyond_what_the_states_can_hold(pair):
+    for prompt in ("(cat)" + "9" * 60, '("cat", "dog").and(1' + "0" * 200 + ", 1)"):
+        with pytest.raises(ValueError, match=r"^a weight of 1e\+\d+ in a prompt leads to hidden states beyond what torch"):
+            pair(prompt, prompt_syntax="compel")
 
 
 def test_compels_upweighting_leads_away_from_the_empty_prompt(pair, states, tokenizer):
@@ -326,6 +465,21 @@ def test_chunks_end_at_a_comma_where_one_is_near(tokenizer):
     assert sizes("") == [0]
 
 
+def test_chunks_end_between_words(tokenizer):
+    def ends(prompt, syntax=None):
+        chunks = split(tokenizer, parse(prompt, syntax), True)
+        return [tokenizer.convert_ids_to_tokens([token.id for token in chunk.tokens]) for chunk in chunks]
+
+    long = tokenizer.tokenize("supercalifragilistic")
+    assert len(long) == 6
+    for before in (25, 27, 29):
+        assert ends("cat " * before + "supercalifragilistic dog") == [["cat</w>"] * before, [*long, "dog</w>"]]
+    assert ends("cat " * 24 + "supercalifragilistic dog") == [["cat</w>"] * 24 + long, ["dog</w>"]]
+    assert ends("cat " * 14 + ", " + "dog " * 13 + "(supercalifragilistic:1.2)", "a1111")[1] == ["dog</w>"] * 13 + long
+    endless = "supercalifragilistic" * 8  # longer than a chunk: there is no whole
+    assert [len(tokens) for tokens in ends("cat cat " + endless)][:-1] == [30] * (len(tokenizer.tokenize(endless)) // 30)
+
+
 def test_break_fills_a_chunk(pair, states, tokenizer):
     wanted, unwanted = pair("a cat BREAK a (dog:1.0)", prompt_syntax="a1111")
     assert wanted.shape == unwanted.shape
@@ -336,9 +490,9 @@ def test_weights_reach_into_the_next_chunk(pair, states, tokenizer):
     got = pair("cat " * 29 + "(red dog:1.5)", prompt_syntax="a1111", long_prompts=True)[0][0]
     first, second = states(ids(tokenizer, "cat " * 29 + "red")), states(ids(tokenizer, "dog"))
     for z, chunk, place in ((first, got[:LENGTH], 30), (second, got[LENGTH:], 1)):
-        scaled = z.clone()
-        scaled[place] *= 1.5
-        assert near(chunk, scaled * z.mean() / scaled.mean())
+        weights = torch.ones(LENGTH)
+        weights[place] = 1.5
+        assert near(chunk, in_the_web_ui(z, weights))
 
 
 def test_pictures_of_long_and_weighted_prompts(tiny):
@@ -378,9 +532,29 @@ def test_clip_skip(pair, encoder, tokenizer):
         for skip in range(len(hidden)):
             assert near(pair("a cat", clip_skip=skip)[0], norm(hidden[-1 - skip]))
             assert near(pair("a cat", clip_skip=skip, long_prompts=True)[0], norm(hidden[-1 - skip]))
+            for options in ({}, {"long_prompts": True}, {"prompt_syntax": "compel", "images": 2}):  # the negative prompt has all
+                assert near(pair("dark", "a cat", clip_skip=skip, **options)[1][:1], norm(hidden[-1]))
+            assert pair("a cat", clip_skip=skip, guided=False)[1] is None
     for skip in (-1, 5):
         with pytest.raises(ValueError, match=f"clip_skip is {skip}, and the text encoder has 4 layers"):
             pair("a cat", clip_skip=skip)
+
+
+def test_clip_skip_as_in_diffusers(pair, diffusers):
+    """Of the prompt alone; in all pipelines that take it."""
+    peer = diffusers.StableDiffusionPipeline.from_pretrained(
+        BUNDLED["calotype/emoji"], unet=None, vae=None, safety_checker=None, torch_dtype=torch.float32)
+    if not hasattr(peer.text_encoder, "text_model"):  # where it is sought, and transformers 4 had it
+        object.__setattr__(peer.text_encoder, "text_model", peer.text_encoder)
+    prompts, negatives = ["a cat", "a dog"], ["dark", ""]
+    for name in ("StableDiffusion", "StableDiffusionImg2Img", "StableDiffusionUpscale", "StableUnCLIPImg2Img"):
+        encode = getattr(diffusers, f"{name}Pipeline").encode_prompt
+        for skip, images, guided in ((0, 1, True), (1, 2, True), (2, 1, True), (1, 1, False)):
+            with torch.no_grad():
+                theirs = encode(peer, prompts, "cpu", images, guided, negatives, clip_skip=skip)
+            ours = pair(prompts, negatives, images, guided, clip_skip=skip)
+            assert near(ours[0], theirs[0])
+            assert near(ours[1], theirs[1]) if guided else ours[1] is None
 
 
 def test_lists(pair):
@@ -437,6 +611,16 @@ def test_choices_have_weights():
         expand_wildcards("{0::a|0::b}", 0)
     with pytest.raises(ValueError, match="several choices at once"):
         expand_wildcards("{2$$a|b|c}", 0)
+    with pytest.raises(ValueError, match="too large to be added"):
+        expand_wildcards("{" + "9" * 400 + "::a|b}", 0)
+
+
+def test_choices_in_texts_that_belong_together():
+    """The first text has the choices that it has alone, and the second is not tied to them."""
+    drawn = [expand_wildcards(["a {red|blue} cat", "{flat|noto} style"], seed) for seed in range(40)]
+    assert [prompt for prompt, _ in drawn] == [expand_wildcards("a {red|blue} cat", seed) for seed in range(40)]
+    assert len({tuple(texts) for texts in drawn}) == 4
+    assert expand_wildcards([], 0) == []
 
 
 @pytest.mark.parametrize(("prompt", "text"), [
@@ -444,6 +628,12 @@ def test_choices_have_weights():
     ("{{a}|{a}}", "{a}"), (r"{a\|b|a\|b}", "a|b")])
 def test_what_is_no_choice_is_text(prompt, text):
     assert expand_wildcards(prompt, 0) == text
+
+
+def test_choices_in_choices_are_drawn_from_the_innermost():
+    assert expand_wildcards("{{0::x|y} {{a}|0::{b|c}}|0::z} {b", 0) == "y {a} {b"
+    assert expand_wildcards("{0::a|{1::{1::{5::b|0::c}|0::d}|0::e}}", 0) == "b"
+    assert expand_wildcards("{{0|0}::a|b}", 0) == "b"
 
 
 def test_the_same_choice_for_a_seed_on_every_machine():

@@ -58,7 +58,16 @@ def test_a_text_is_encoded_once(pipe: Any, calls: list[Any]) -> None:
     both(pipe, ["a cat", "a dog"])
     assert len(calls) == 4  # a batch is rounded in its own way
     both(pipe, "a cat", clip_skip=1)
-    assert len(calls) == 6
+    assert len(calls) == 5  # the empty text does without it
+
+
+def test_clip_skip_is_of_the_prompt_alone(pipe: Any) -> None:
+    for options in ({"clip_skip": 1}, {}, {"clip_skip": 1}, {"clip_skip": 2, "long_prompts": True}):
+        told = {"negative_prompt": "a cat", "num_images_per_prompt": 2, **options}
+        states = both(pipe, "a cat", **told)
+        assert torch.equal(states, fresh(pipe, "a cat", **told))
+        assert torch.equal(states[0], states[1]) and torch.equal(states[0], states[2]) == ("clip_skip" not in options)
+        assert torch.allclose(states[0], both(pipe, "", negative_prompt="a cat")[0], atol=1e-5)
 
 
 def test_what_is_given_out_can_be_changed(pipe: Any) -> None:

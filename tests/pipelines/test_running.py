@@ -163,3 +163,42 @@ def test_not_checking_is_said_once(caplog):
         for _ in range(2):
             calotype.StableDiffusionImg2ImgPipeline(**options)
     assert caplog.text.count("has no safety checker") == 1
+
+
+def test_latents_that_are_not_finite_are_not_handed_out_either():
+    """With `output_type="latent"`, and by pipelines of pixels; the advice is one that can be followed."""
+    pipe = make_tiny()
+    with torch.no_grad():
+        pipe.unet.conv_out.bias.fill_(float("nan"))
+    for kind in ("latent", "np"):
+        with pytest.raises(FloatingPointError, match="latents are not finite: the model's weights are damaged") as caught:
+            pipe("a cat", num_inference_steps=1, output_type=kind)
+        assert "torch_dtype" not in str(caught.value)  # it is float32 already
+        *_, last = pipe.stream("a cat", num_inference_steps=1, output_type=kind)
+        with pytest.raises(FloatingPointError, match="latents are not finite"):
+            _ = last.output
+    unet = calotype.UNet2DModel(
+        sample_size=8, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1,
+        down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2).eval()
+    with torch.no_grad():
+        unet.conv_out.bias.fill_(float("inf"))
+    pixels = calotype.DDPMPipeline(unet, calotype.DDPMScheduler(clip_sample=False))
+    with pytest.raises(FloatingPointError, match="samples are not finite"):
+        pixels(num_inference_steps=1, output_type="latent")
+
+
+def test_an_overflow_in_half_precision_says_what_helps():
+    from calotype.pipelines.decoding import check_finite
+
+    with pytest.raises(FloatingPointError, match=r"overflowed in torch.float16, .* torch_dtype=torch.bfloat16") as caught:
+        check_finite(torch.tensor([1e6]).half())
+    assert "torch_dtype=torch.float32" in str(caught.value)
+
+
+def test_pure_noise_and_a_prediction_of_noise_are_an_error_before_the_first_step(monkeypatch):
+    pipe = make_tiny()
+    config = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    pipe.scheduler = calotype.DDIMScheduler.from_config(pipe.scheduler.config, **config)
+    monkeypatch.setattr(pipe.unet, "forward", lambda *a, **k: pytest.fail("the network was asked"))
+    with pytest.raises(ValueError, match="the model must have been trained with prediction_type='v_prediction'"):
+        pipe("a cat", num_inference_steps=3, output_type="latent")

@@ -186,7 +186,7 @@ BAD = [
     ({"negative_prompt": 1}, TypeError, "negative_prompt is text"),
     ({"generator": seeded(1, 2)}, ValueError, "2 generators for a batch of 1"),
     ({"output_type": "pli"}, ValueError, "did you mean 'pil'"),
-    ({"num_images_per_prompt": 0}, ValueError, "must be at least 1"),
+    ({"num_images_per_prompt": 0}, ValueError, "num_images_per_prompt is 0, but must be a whole number of at least 1"),
     ({"num_inference_steps": 0}, ValueError, "whole number from 1 to 1000"),
     ({"num_inference_steps": 2000}, ValueError, "whole number from 1 to 1000"),
     ({"callback_on_step_end_tensor_inputs": ["latent"]}, ValueError, "did you mean 'latents'"),

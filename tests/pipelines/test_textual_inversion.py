@@ -12,7 +12,9 @@ from safetensors.torch import save_file
 
 import calotype
 from calotype.hub import BUNDLED
+from calotype.prompts.chunks import split
 from calotype.prompts.encode import encode_pair
+from calotype.prompts.syntax import parse
 from calotype.prompts.textual_inversion import TextualInversion
 
 FOLDER = BUNDLED["calotype/emoji"]
@@ -88,7 +90,8 @@ def test_as_in_diffusers(pipe, peer, kind):
     for one in (pipe, peer):
         one.load_textual_inversion(source, token=token)
     assert pipe.words == words
-    prompts = [f"a {words[0]} on grass, {words[-1]}.", words[0], f"x{words[0]}y {words[0].upper()}", "a cat"]
+    other = words[0].upper() if f"{words[0]}_1" not in words else ""  # else see test_words_in_another_form
+    prompts = [f"a {words[0]} on grass, {words[-1]}.", words[0], f"x{words[0]}y {other}", "a cat"]
     for prompt in prompts:
         written = peer.maybe_convert_prompt(prompt, peer.tokenizer)
         if "_" not in words[-1] or prompt != prompts[0]:  # see test_what_is_written_out_stays
@@ -109,7 +112,7 @@ def test_words_of_several_vectors_are_written_out(pipe):
     written = "<m> <m>_1 <m>_2"
     for prompt, expected in {
         "a <m> b": f"a {written} b", "<m>": written, "a <m><m>": f"a {written}{written}", "<m>, <one>": f"{written}, <one>",
-        "<m>x": "<m>x <m>x_1", "a <M>": "a <M>", "a cat": "a cat",
+        "<m>x": "<m>x <m>x_1", "a <M>": f"a {written}", "<m>0": f"{written} 0", "a cat": "a cat",
     }.items():
         assert pipe.maybe_convert_prompt(prompt, pipe.tokenizer) == expected
     assert pipe.maybe_convert_prompt(["<m>", "b"], pipe.tokenizer) == [written, "b"]
@@ -131,6 +134,119 @@ def test_words_have_weights_and_chunks(pipe):
     changed = (pipe.states("a (<m>)1.5", prompt_syntax="compel") - pipe.states("a <m>")).abs().amax((0, 2)) > 1e-4
     assert changed.nonzero().flatten().tolist() == [2, 3, 4]
     assert pipe.states("<m> " * 11, long_prompts=True).shape == (1, 64, WIDTH)
+
+
+@pytest.mark.parametrize(("word", "forms"), [
+    ("<Cat>", ["<cat>", "<CAT>", "<Cat>"]), ("EasyNegative", ["easynegative", "EASYNEGATIVE"]),
+    ("caf\u00e9", ["cafe\u0301", "CAF\u00c9"]),
+    ("A\u030angstr\u00f6m", ["\u212bngstro\u0308m", "\u00e5NGSTR\u00d6M"]),
+    ("my  word", ["my word", "My\t\n word", "MY\u3000WORD"]),
+    ("\u0130x", ["i\u0307X"])])
+def test_words_in_another_form(pipe, word, forms):
+    """Whatever the tokenizer takes for the same is the word, with all its vectors."""
+    pipe.load_textual_inversion({word: learned(3, WIDTH)})
+    ids = [8192, 8193, 8194]
+    expected = pipe.states(f"a {word} b")
+    for form in (word, *forms):
+        written = pipe.maybe_convert_prompt(f"a {form}, {form}", pipe.tokenizer)
+        assert [id for id in pipe.tokenizer(written).input_ids if id >= 8192] == ids * 2
+        assert pipe.maybe_convert_prompt(written, pipe.tokenizer) == written
+        assert torch.equal(pipe.states(f"a {form} b"), expected)
+        assert torch.allclose(pipe.states(f"a {form} b", long_prompts=True), expected, atol=1e-5)
+    pipe.unload_textual_inversion(forms[0])
+    assert pipe.words == [] and pipe.text_encoder.config.vocab_size == 8192
+
+
+def test_full_width_letters_are_others(pipe):
+    """CLIP's tokenizer does not take them for the same."""
+    pipe.load_textual_inversion({"cat-toy": learned(2, WIDTH)})
+    wide = "".join(chr(ord(sign) + 0xfee0) for sign in "cat-toy")
+    assert pipe.maybe_convert_prompt(wide, pipe.tokenizer) == wide
+    pipe.load_textual_inversion({wide: learned(2, WIDTH, seed=1)})
+    assert not torch.equal(pipe.states(wide), pipe.states("cat-toy"))
+
+
+@pytest.mark.parametrize(("source", "message"), [
+    ({"<mIX>": learned(WIDTH)}, "the tokenizer cannot tell '<mIX>' from '<Mix>', which is a token already: give another as"),
+    ([{"<x>": learned(2, WIDTH)}, {"<X>_1": learned(WIDTH)}], "cannot tell '<X>_1' from '<x>_1'"),
+    ([{"<x>": learned(WIDTH)}, {"<X>": learned(WIDTH)}], "cannot tell '<X>' from '<x>'"),
+    ({"<MIX>_1": learned(WIDTH)}, "cannot tell '<MIX>_1' from '<Mix>_1'"),
+    ({"e\u0301e": learned(WIDTH)}, "cannot tell 'e\u0301e' from '\u00e9e'"),
+    ({"<|EndOfText|>": learned(WIDTH)}, r"cannot tell '<\|EndOfText\|>' from '<\|endoftext\|>'"),
+    ({"<Mix>_2": learned(WIDTH)}, "'<Mix>' and '<Mix>_2' would be read as vectors of one word: give another as token="),
+    ([{"<y>_1": learned(WIDTH)}, {"<y>": learned(WIDTH)}], "'<y>' and '<y>_1' would be read as vectors of one word"),
+    ({"<z>": torch.full((2, WIDTH), float("nan"))}, "the embedding of '<z>' holds numbers that are not finite"),
+])
+def test_words_that_cannot_be_told_apart(pipe, source, message):
+    pipe.load_textual_inversion([{"<Mix>": learned(2, WIDTH)}, {"\u00e9e": learned(WIDTH)}])
+    words, before = pipe.words, pipe.text_encoder.get_input_embeddings().weight.detach().clone()
+    with pytest.raises(ValueError, match=message):
+        pipe.load_textual_inversion(source)
+    assert pipe.words == words and torch.equal(pipe.text_encoder.get_input_embeddings().weight, before)
+
+
+def test_one_vector_of_a_word_cannot_be_taken_out(pipe):
+    pipe.load_textual_inversion({"<m>": learned(3, WIDTH)})
+    with pytest.raises(ValueError, match="'<m>_1' is one of the vectors of '<m>': unload that"):
+        pipe.unload_textual_inversion("<M>_1")
+    assert pipe.words == ["<m>", "<m>_1", "<m>_2"]
+    pipe.unload_textual_inversion(["<m>_2", "<m>"])
+    assert pipe.words == []
+
+
+@pytest.mark.parametrize(("one", "other", "syntax"), [
+    ("a <m>++ here", "a (<m>)++ here", "compel"), ("a <M>-- here", "a (<m>)-- here", "compel"),
+    ("<m>+", "(<m> <m>_1 <m>_2)+", "compel"),
+    ('("<m>++", "a").and(1, 0.5)', '("(<m>)++", "a").and(1, 0.5)', "compel"), ("(<M>:1.3) b", "(<m> <m>_1 <m>_2:1.3) b", "a1111"),
+    ("[<m>] BREAK <m>", "[<m> <m>_1 <m>_2] BREAK <m> <m>_1 <m>_2", "a1111"), ("a(<m>)b", "a(<m> <m>_1 <m>_2)b", "a1111")])
+def test_a_syntax_is_read_before_words_are_written_out(pipe, one, other, syntax):
+    pipe.load_textual_inversion({"<m>": learned(3, WIDTH, seed=4) * 20})
+    assert torch.allclose(pipe.states(one, prompt_syntax=syntax), pipe.states(other, prompt_syntax=syntax), atol=1e-5)
+
+
+def test_transformers_tokenizer(pipe):
+    """It reads words as ours does. It cannot lose them, and then nothing is changed."""
+    transformers = pytest.importorskip("transformers")
+    own = copy.deepcopy(pipe)
+    own.tokenizer = transformers.CLIPTokenizer.from_pretrained(FOLDER / "tokenizer")
+    for one in (pipe, own):
+        one.load_textual_inversion({"<Cat>": learned(3, WIDTH)})
+        with pytest.raises(ValueError, match="cannot tell '<cat>' from '<Cat>'"):
+            one.load_textual_inversion({"<cat>": learned(WIDTH)})
+    for prompt in ("a <cat>", "<CAT>" * 3 + "x"):
+        assert own.maybe_convert_prompt(prompt, own.tokenizer) == pipe.maybe_convert_prompt(prompt, pipe.tokenizer)
+        assert torch.equal(own.states(prompt), pipe.states(prompt))
+    assert torch.equal(own.states("dog " * 28 + "<cat>++", prompt_syntax="compel", long_prompts=True),
+                       pipe.states("dog " * 28 + "<cat>++", prompt_syntax="compel", long_prompts=True))
+    with pytest.raises(TypeError, match="no word can be taken out of a transformers.*: load the tokenizer as calotype"):
+        own.unload_textual_inversion("<Cat>")
+    assert own.text_encoder.config.vocab_size == 8195
+
+
+def test_prompts_of_nothing_but_words(pipe):
+    pipe.load_textual_inversion([{"<m>": learned(3, WIDTH)}, {"<long>": learned(40, WIDTH)}])
+    for prompt in ("<m>", "<m>" * 30, "<long>", "<long> <m> <long>"):
+        for syntax in (None, "a1111", "compel"):
+            assert pipe.states(prompt, prompt_syntax=syntax, long_prompts=syntax != "a1111").isfinite().all()
+        assert pipe.states(prompt).isfinite().all()
+
+
+def test_words_are_not_cut_by_chunks(pipe):
+    """A word moves into the next chunk, unless it is longer than one."""
+    pipe.load_textual_inversion([{"<m>": learned(6, WIDTH)}, {"<long>": learned(40, WIDTH)}])
+
+    def chunks(prompt, syntax=None):
+        return [[pipe.tokenizer.convert_ids_to_tokens(token.id) for token in chunk.tokens]
+                for chunk in split(pipe.tokenizer, parse(prompt, syntax), True)]
+
+    word = ["<m>", *(f"<m>_{i}" for i in range(1, 6))]
+    for before in (25, 28, 29, 30):
+        for written in ("<m>", "<M>", " ".join(word)):
+            assert chunks("dog " * before + written) == [["dog</w>"] * before, word]
+    assert chunks("dog " * 24 + "<m>") == [["dog</w>"] * 24 + word]
+    assert chunks("dog " * 28 + "(<m>:1.2)", "a1111") == [["dog</w>"] * 28, word]
+    assert chunks("<m> " * 6) == [word * 5, word]
+    assert [len(tokens) for tokens in chunks("dog " * 5 + "<long> dog")] == [30, 16]
 
 
 # -- files ---------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import torch
 from test_recording import generate, some, text_unet
 from torch import Tensor, nn
 
-from calotype.runtime import compiled
+from calotype.runtime import compiled, private_folders
 from calotype.runtime.compiled import Compiled
 from calotype.runtime.scope import fast_path
 from calotype.runtime.tape import CannotRecord, Tape
@@ -21,10 +21,17 @@ from calotype.runtime.tape import CannotRecord, Tape
 needs_compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="there is no C++ compiler")
 
 
+@pytest.fixture(scope="module")
+def compilers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What compilers keep for themselves: headers above all, which take them long."""
+    return tmp_path_factory.mktemp("compilers")
+
+
 @pytest.fixture(autouse=True)
-def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def kept(tmp_path: Path, compilers: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of its own, and no gradients."""
     monkeypatch.setenv("CALOTYPE_CACHE", str(tmp_path))
+    monkeypatch.setattr(private_folders, "compiler_folder", lambda name: compilers)
     with torch.no_grad():
         yield tmp_path / "compiled"
 

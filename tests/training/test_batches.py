@@ -94,6 +94,17 @@ def test_steps_per_epoch():
     assert Batches([range(5), range(5, 12)], 2, 0, processes=3).steps_per_epoch == 2
 
 
+@settings(max_examples=80, deadline=None)
+@given(groups_of, st.integers(1, 4), st.integers(1, 3), st.integers(1, 12))
+def test_steps_for_epochs_are_the_fewest_in_which_every_picture_comes_so_often(lengths, size, processes, epochs):
+    groups = lists(lengths)
+    count = Batches(groups, size, 3, processes=processes).steps_for(epochs)
+    taken = steps(groups, size, count, processes)
+    seen, before = (Counter(draw.index for step in part for draw in step) for part in (taken, taken[:-1]))
+    assert min(seen[index] for group in groups for index in group) >= epochs
+    assert min(before[index] for group in groups for index in group) < epochs
+
+
 def test_far_on_is_as_near():
     assert next(iter(Batches(1000, 8, 0, first=10**9)))[0].ticket == 8 * 10**9
 

@@ -58,7 +58,7 @@ def test_what_is_said():
     assert said["pictures"] == "6" and said["a batch"] == "x [2, 8]" and said["captions"].startswith("'number ")
     assert said["steps"] == "6, 2.0 times through the pictures"
     assert said["time"].endswith("seconds")
-    assert dict(estimate(Stack(), told(max_train_steps=None, num_train_epochs=4)))["steps"] == "4, 4.0 times through the pictures"
+    assert dict(estimate(Stack(), told(max_train_steps=None, num_train_epochs=4)))["steps"] == "6, 4.0 times through the pictures"
 
 
 @pytest.mark.parametrize(("frozen", "count"), [(False, 8 * 16 + 16 + 16 * 4 + 4), (True, 16 * 4 + 4)])

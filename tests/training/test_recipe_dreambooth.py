@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from PIL import Image
 
 import calotype
 from calotype.training.batches import Draw
@@ -74,7 +75,7 @@ def test_pictures_of_the_class_are_made_once(told, tmp_path):
     task = task_of("dreambooth", **told | PRIOR | {"class_data_dir": folder})
     task.make_class(folder, said.append)
     names = [f"{i:05}.png" for i in range(3)]
-    assert sorted(path.name for path in folder.iterdir()) == names and said == ["making 3 pictures of 'a photo of a disc'"]
+    assert sorted(path.name for path in folder.glob("[!.]*")) == names and said == ["making 3 pictures of 'a photo of a disc'"]
     made = {name: (folder / name).read_bytes() for name in names}
     times = {name: (folder / name).stat().st_mtime_ns for name in names}
     task.make_class(folder, said.append)
@@ -91,6 +92,74 @@ def test_pictures_of_ones_own_are_counted(told, tmp_path):
     task = task_of("dreambooth", **told | PRIOR)
     task.make_class(folder, said.append)
     assert [path.name for path in folder.glob("*.png")] == ["00000.png"]
+
+
+def withholding(task, withheld):
+    """Let the pipeline of a task withhold the pictures of the draws that are in `withheld`; the seeds that it is given."""
+    seeds, pipeline = [], task.pipeline
+
+    def call(prompt, generator, **how):
+        made = pipeline(prompt, generator=generator, **how)
+        seeds.append(generator.initial_seed())
+        made.nsfw_content_detected = [len(seeds) - 1 in withheld]
+        if made.nsfw_content_detected[0]:
+            made.images = [Image.new("RGB", made.images[0].size)]
+        return made
+
+    task.pipeline = call
+    return seeds
+
+
+def test_what_the_safety_checker_withholds_is_drawn_again(told, tmp_path):
+    folder, said = tmp_path / "class", []
+    task = task_of("dreambooth", **told | PRIOR | {"class_data_dir": folder, "validation_inference_steps": 1})
+    seeds = withholding(task, {1, 2})
+    entries = task.make_class(folder, said.append)
+    assert [entry.image.name for entry in entries] == ["00000.png", "00001.png", "00002.png"]
+    assert all(entry.read().getbbox() is not None for entry in entries)
+    assert len(seeds) == len(set(seeds)) == 5 and [seeds[0], seeds[1], seeds[4]] == [0, 1, 2]
+    assert said.count("picture 1 of the class is drawn again: the safety checker withheld it") == 2
+    withholding(task, range(100))
+    (folder / "00002.png").unlink()
+    with pytest.raises(ValueError, match=r"withheld picture 2 of class_prompt 'a photo of a disc', whatever the seed \(10 were"):
+        task.make_class(folder, said.append)
+    assert not (folder / "00002.png").exists()
+
+
+def test_what_shows_nothing_is_no_picture_of_the_class(told, tmp_path, caplog):
+    """Hidden and damaged files, and black pictures that an earlier run left."""
+    folder = tmp_path / "class"
+    made = make_pictures(folder, 1)
+    (folder / "metadata.jsonl").unlink()
+    (folder / "00.png").rename(folder / "own.png")
+    whole = (folder / "own.png").read_bytes()
+    for name in ("._own.png", ".0123.png", ".partial/x.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(whole)
+    (folder / "torn.png").write_bytes(whole[:60])
+    (folder / "00001.png").write_bytes(whole[:60])
+    Image.new("RGB", (16, 16)).save(folder / "00000.png")
+    Image.new("RGB", (16, 16)).save(folder / "night.png")  # somebody's own is what it is
+    task = task_of("dreambooth", **told | PRIOR | {
+        "class_data_dir": folder, "num_class_images": 4, "validation_inference_steps": 1})
+    entries = task.make_class(made, lambda text: None)
+    assert [entry.image.name for entry in entries] == ["00000.png", "00001.png", "night.png", "own.png"]
+    assert "3 of 5 pictures" in caplog.text
+    assert all(entry.read().convert("L").getbbox() for entry in entries if entry.image.name != "night.png")
+
+
+def test_pictures_of_the_class_are_none_of_the_subject(told, subject, tmp_path):
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes((subject / f"0{i}.png").read_bytes())
+    folder = tmp_path / "kind"
+    given = told | PRIOR | {"instance_data_dir": tmp_path, "validation_inference_steps": 1}
+    first = task_of("dreambooth", **given | {"class_data_dir": folder})
+    first.make_class(folder, lambda text: None)
+    for more in ({"class_data_dir": folder}, {}):
+        later = task_of("dreambooth", **given | more)
+        assert [entry.row["file_name"] for entry in later.pictures().entries] == ["0.png", "1.png", "2.png"]
+    with pytest.raises(ValueError, match="class_data_dir and instance_data_dir are both"):
+        task_of("dreambooth", **given | {"class_data_dir": f"{tmp_path}/kind/.."}).check()
 
 
 @pytest.mark.parametrize("cached", [False, True])

@@ -241,7 +241,8 @@ def test_learning_rates_of_a_step(told):
         trainer.run()
         last = trainer.optimizers["denoiser"].param_groups[0]["lr"]
         assert last == pytest.approx((expected - 1e-7) / 4 + 1e-7)  # after half of two steps, squared, down to 1e-7
-    task = task_of("text-to-image", **told | {"lr_scheduler": "cosine_with_restarts", "lr_num_cycles": 3, "max_train_steps": 12})
+    task = task_of("text-to-image", **told | {"lr_scheduler": "cosine_with_restarts", "lr_num_cycles": 3, "max_train_steps": 12,
+                                            "resume_from_checkpoint": "none"})
     rate = Trainer(task, task.settings, lambda text: None).rate
     assert [step for step in range(12) if rate(step) == 1] == [0, 4, 8]
 

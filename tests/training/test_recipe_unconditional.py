@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
 
 import calotype
+from calotype.training.recipes import recipe
+from calotype.training.trainer import Trainer
 
 from .made_pictures import assert_same_bits, assert_same_picture, make_pictures, settings_of, state_of, task_of, train
+from .running import left
 
 NETWORK = {
     "_class_name": "UNet2DModel", "sample_size": 8, "block_out_channels": [16, 16], "layers_per_block": 1, "norm_num_groups": 4,
@@ -121,3 +125,30 @@ def test_refuses_what_cannot_be(told, tiny_folder, tmp_path):
         settings_of("unconditional", **told | {"num_train_epochs": 1})
     with pytest.raises(ValueError, match="either train_data_dir or dataset_name"):
         settings_of("unconditional", **told | {"dataset_name": "some/data"})
+
+
+def test_a_run_in_its_own_data_does_not_learn_its_samples(tmp_path, monkeypatch):
+    """Not when it goes on, not in a second run beside it, and not where the output is the data folder itself."""
+    def run(folder, output, steps):
+        monkeypatch.chdir(folder)
+        settings = settings_of("unconditional", train_data_dir=".", output_dir=output, resolution=8, block_out_channels=[8],
+                               layers_per_block=1, attention_levels=0, max_train_steps=steps, train_batch_size=2, seed=1,
+                               num_validation_images=1, validation_inference_steps=1, validation_steps=1)
+        task = recipe("unconditional")(settings)
+        seen = [entry.row["file_name"] for entry in task.data.entries]
+        Trainer(task, settings, lambda text: None).run()
+        return seen, left(folder / output)
+
+    folders = [tmp_path / name for name in ("whole", "stopped", "inside")]
+    make_pictures(folders[0], 4, (8, 8))
+    (folders[0] / "metadata.jsonl").unlink()
+    for folder in folders[1:]:
+        shutil.copytree(folders[0], folder)
+    names = [f"0{i}.png" for i in range(4)]
+    whole = run(folders[0], "dots", 3)
+    assert whole[0] == names and len(list(folders[0].rglob("*.png"))) == 4 + 3
+    assert run(folders[1], "dots", 1)[0] == names
+    assert run(folders[1], "dots", 3) == whole
+    assert run(folders[1], "deep/other", 3) == whole
+    assert run(folders[2], ".", 1)[0] == names
+    assert run(folders[2], ".", 3) == whole

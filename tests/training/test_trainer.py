@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
 from calotype.training import progress
+from calotype.training.estimate import estimate
 from calotype.training.task import Player, Task
 
 from .running import Denoising, Rivals, SameNoise, left, smooth_pictures, trainer
@@ -197,6 +200,45 @@ def test_a_task_of_ones_own(tmp_path):
     trainer(tmp_path, Line, max_train_steps=80, learning_rate=0.3, optimizer="adam", adam_weight_decay=0,
             lr_scheduler="linear", use_ema=False, checkpointing_steps=80).run()
     assert [float(word) for word in (tmp_path / "line.txt").read_text().split()] == pytest.approx([3, -1], abs=0.1)
+
+
+# -- epochs ----------------------------------------------------------------------------------------------------------
+
+
+class Counting(Line):
+    """Counts how often each number is seen."""
+
+    def __init__(self, settings, groups=7):
+        super().__init__(settings)
+        self.seen, self.groups = Counter(), groups
+
+    def loss(self, batch, place):
+        self.seen.update((batch["x"] * 4).int().flatten().tolist())
+        return super().loss(batch, place)
+
+
+@pytest.mark.parametrize(("groups", "batch", "accumulated", "epochs", "steps"), [
+    (7, 1, 4, 8, 14), (8, 4, 3, 5, 4), (5, 1, 2, 20, 50), (3, 8, 1, 4, 2), ([[0, 1, 2, 3, 4], [5], [6, 7]], 2, 3, 3, None)])
+def test_every_picture_is_seen_as_often_as_asked(tmp_path, groups, batch, accumulated, epochs, steps):
+    class Few(Counting):
+        def __init__(self, settings):
+            super().__init__(settings, groups)
+
+    how = {"max_train_steps": None, "num_train_epochs": epochs, "train_batch_size": batch, "use_ema": False,
+           "gradient_accumulation_steps": accumulated, "lr_scheduler": "linear", "lr_warmup_steps": 0,
+           "checkpointing_steps": 1000}
+    run = trainer(tmp_path, Few, **how)
+    done = run.run()
+    indices = range(groups) if isinstance(groups, int) else [index for group in groups for index in group]
+    assert min(run.task.seen[index] for index in indices) >= epochs
+    assert run.task.seen.total() == done.steps * batch * accumulated
+    if steps is not None:
+        assert done.steps == steps
+        # One step less, and some picture is not seen so often.
+        assert (done.steps - 1) * batch * accumulated < epochs * len(indices)
+    assert run.rate(done.steps) == 0 < run.rate(done.steps - 1)  # the schedule ends where the run does
+    assert sorted(trainer(tmp_path, Few, **how).run().losses) == []  # and a run that goes on knows it is over
+    assert dict(estimate(Few(None), run.settings))["steps"].startswith(f"{done.steps}, ")
 
 
 # -- what is said ----------------------------------------------------------------------------------------------------

@@ -1,84 +1,25 @@
 """The command line: `calotype generate | edit | inpaint | depth | sample | train | evaluate | reproduce | info | schedulers`.
 
-Nothing heavy is imported before a command needs it: help, and errors in what was typed, come at once.
+Nothing heavy is imported before a command needs it: help, and errors in what was typed, come at once. The commands are in
+`commands.py`; here is only what must stand before they are imported.
 """
 
 from __future__ import annotations
 
-import gc
-import os
-import sys
-from contextlib import suppress
-from typing import Annotated, Any
-
-import typer
-from typer import Option
-from typer.core import TyperGroup
-
-from .. import __version__
-from . import edit, evaluate, generate, reproduce, show
-from . import train as training
-from .options import with_settings
-
-
-class _Commands(TyperGroup):
-    """Commands whose errors are one paragraph, unless `--debug` asks for the traceback."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            typer.echo("stopped; nothing is half-written", err=True)
-            raise typer.Exit(130) from None
-        except Exception as error:
-            own = hasattr(error, "exit_code") or isinstance(error, (typer.Abort, BrokenPipeError))  # Typer's affair
-            if own or ctx.params.get("debug"):
-                raise
-            typer.echo(f"{typer.style('error:', fg='red', bold=True)} {_explain(error)}", err=True)
-            raise typer.Exit(1) from None
-
-
-def _explain(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.strerror}: {str(error.filename)!r}"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return f"not enough memory; a smaller --height and --width or --dtype float16 need less ({error})"
-    if isinstance(error, (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, ImportError)):
-        return str(error)
-    return f"{type(error).__name__}: {error} (this looks like a fault of Calotype; --debug shows where)"
-
-
-app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
-
 
 def main() -> None:
-    """What the command `calotype` runs. It leaves at once: to take a process with torch apart needs up to a second."""
-    gc.set_threshold(200_000)  # imports make a million objects, and no garbage
-    try:
-        app(prog_name="calotype")
-    except SystemExit as end:
-        with suppress(OSError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
+    """What the command `calotype` runs."""
+    from . import process
+
+    process.prepare()  # first: from here on, Ctrl-C ends even imports without a traceback
+    from .commands import app
+
+    process.run(app)
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"calotype {__version__}")
-        raise typer.Exit
+def __getattr__(name: str) -> object:
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .commands import app
 
-
-@app.callback()
-def _everywhere(
-    version: Annotated[bool, Option("--version", is_eager=True, callback=_show_version, help="Show the version.")] = False,
-    debug: Annotated[bool, Option("--debug", envvar="CALOTYPE_DEBUG", help="Show tracebacks of errors.")] = False,
-) -> None:
-    """Pictures by diffusion models. Each command has its own --help."""
-
-
-for command in (generate.generate, edit.edit, edit.inpaint, edit.depth, generate.sample, reproduce.reproduce,
-                evaluate.evaluate, show.info, show.schedulers):
-    app.command()(with_settings(command))
-app.command("train", add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
-    training.train)
+    return app

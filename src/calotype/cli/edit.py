@@ -10,12 +10,13 @@ from typer import Argument, Option
 
 from ..inputs import note_input, read_input
 from ..tasks import whole_size
+from .checks import text
 from .making import load, make, plan
 from .options import Saving, Size, Source, Strength, TextSource, Wishes
 
 _File = {"exists": True, "dir_okay": False, "show_default": False}
 Photo = Annotated[Path, Argument(help="The picture that is changed.", **_File)]
-Prompt = Annotated[str, Argument(help="What the new picture should show.")]
+Prompt = Annotated[str, Argument(callback=text, help="What the new picture should show.")]
 
 
 def edit(

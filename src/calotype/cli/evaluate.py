@@ -10,17 +10,20 @@ import typer
 from typer import Argument, Option
 
 from ..contents import content_hash, locate
-from ..recipe import DTYPES
+from ..hub import BUNDLED
 from ..words import some
+from .checks import at_home, choice, starting
 from .making import choose_device, note, progress
-from .options import CHECKPOINT, Device, Steps, one_of
+from .options import CHECKPOINT, Device, Dtype, Overwrite, Steps
+from .process import work_begins
 from .saving import check_writable, save_sheet
 
 _FEATURES = ("encoder", "clip", "inception")
 
 
 def evaluate(
-    models: Annotated[list[str], Argument(help=f"{CHECKPOINT} One or several.", show_default=False)],
+    models: Annotated[list[str], Argument(autocompletion=starting(BUNDLED, folders=True), help=(
+        f"{CHECKPOINT} One or several."), show_default=False)],
     data: Annotated[Path, Option(exists=True, file_okay=False, help="The data set: a folder of pictures with a metadata.jsonl.")],
     prompts: Annotated[Path | None, Option(exists=True, dir_okay=False, help=(
         "Rows of prompt, label, style, seed and split (.jsonl), or a text a line."), show_default="from the data set")] = None,
@@ -33,21 +36,21 @@ def evaluate(
     measured: Annotated[int, Option(min=0, help=(
         "Pictures of the data set of which loss and reconstruction are measured; 0: neither is."))] = 128,
     split: Annotated[str | None, Option(help="Only of those with this split, as held_out.", show_default="all")] = None,
-    features: Annotated[str | None, Option(callback=one_of("features", _FEATURES), help=(
+    features: Annotated[str | None, choice("features", _FEATURES, help=(
         f"What pictures are compared by: {', '.join(_FEATURES)}."), show_default="clip with --clip, else encoder")] = None,
     clip: Annotated[str | None, Option(help="The folder of a CLIP picture encoder.")] = None,
-    output: Annotated[Path | None, Option("--output", "-o", help="Save the report here, as JSON.")] = None,
-    sheets: Annotated[Path | None, Option(file_okay=False, help="Save a contact sheet of each checkpoint here.")] = None,
-    pictures: Annotated[Path | None, Option(file_okay=False, help=(
+    output: Annotated[Path | None, Option("--output", "-o", callback=at_home, help="Save the report here, as JSON.")] = None,
+    sheets: Annotated[Path | None, Option(
+        callback=at_home, file_okay=False, help="Save a contact sheet of each checkpoint here.")] = None,
+    pictures: Annotated[Path | None, Option(callback=at_home, file_okay=False, help=(
         "Keep the pictures here; what is there already is not made again."))] = None,
     device: Device = None,
-    dtype: Annotated[str | None, Option(callback=one_of("dtype", DTYPES), help=(
-        f"{', '.join(DTYPES)}."), show_default="float16 on cuda, else float32")] = None,
+    dtype: Dtype = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Judge checkpoints by the same prompts, seeds and noise: a table, a report, and contact sheets."""
     names = _names(models)
-    if output:
-        check_writable(output, True)
+    check_writable([*([output] if output else []), *(sheets / f"{name}.png" for name in names if sheets)], overwrite)
     from ..evaluation.data import prompts_of, read_prompts, read_rows
     from ..evaluation.features import make_features
     from ..evaluation.generating import takes_prompts
@@ -59,6 +62,7 @@ def evaluate(
     rows = read_rows(data)
     wanted = read_prompts(prompts, seed, count) if prompts else None
     by = make_features(features, clip, choose_device(device))
+    work_begins()
     typer.echo(f"{len(rows)} pictures, compared by {by.name!r}")
     with progress("data set") as tell:
         reference = Reference.of(rows, by, on_done=lambda done: tell(done, len(rows)))

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
 
 from ..recipe import Recipe
 from ..tasks import native_size
+from ..texts import prompts_in
+from .checks import at_home, text
 from .making import Wanted, check_all, load, make, note, plan
 from .options import Saving, Size, Source, Steps, TextSource, Wishes
-from .saving import file_name, numbered, read_prompts
+from .saving import file_name, numbered
 
 
 def generate(
-    prompt: Annotated[str | None, Argument(help="What the picture should show.", show_default=False)] = None,
+    prompt: Annotated[str | None, Argument(callback=text, help="What the picture should show.", show_default=False)] = None,
     prompts: Annotated[Path | None, Option(exists=True, dir_okay=False, help=(
         "A file of prompts, one a line; blank lines and those that begin with # are skipped."))] = None,
-    out_dir: Annotated[Path | None, Option(file_okay=False, help=(
+    out_dir: Annotated[Path | None, Option(callback=at_home, file_okay=False, help=(
         "For the pictures of --prompts: 0001-a-red-apple.png, … What exists is skipped, but for --overwrite."))] = None,
     *, wishes: Wishes, size: Size, saving: Saving, source: TextSource,
 ) -> None:
@@ -36,15 +37,20 @@ def generate(
         if saving.output or not (out_dir or saving.grid):
             raise typer.BadParameter("the pictures of --prompts go into --out-dir FOLDER, or onto --grid FILE, or both; "
                                      "-o is for one prompt")
-        wanted, columns = _plan_all(read_prompts(prompts), out_dir, saving, wishes), saving.count if saving.count > 1 else None
-        if all(one.there for one in wanted) and not saving.grid:
+        wanted = _plan_all(prompts_in(prompts), out_dir, saving, wishes, source)
+        columns = saving.count if saving.count > 1 else None
+        sheet_there = saving.grid is None or (saving.grid.is_file() and not saving.overwrite)
+        if all(one.there for one in wanted) and sheet_there:
             return typer.echo(f"nothing to do: all {len(wanted)} pictures are there")
+        check_all([one.path for one in wanted if not one.there], saving)
     pipeline, facts = load(source, "text-to-image")
     height, width = pipeline.picture_size(size.height, size.width)
     make(wanted, pipeline, saving, columns=columns, height=height, width=width, **facts | wishes.facts())
 
 
-def _plan_all(prompts: list[str], folder: Path | None, saving: Saving, wishes: Wishes) -> list[Wanted]:
+def _plan_all(
+    prompts: list[str], folder: Path | None, saving: Saving, wishes: Wishes, source: Source
+) -> list[Wanted]:
     """The pictures of all prompts; every prompt has the same seeds. What is there is said."""
     wanted = []
     for number, prompt in enumerate(prompts, 1):
@@ -54,21 +60,30 @@ def _plan_all(prompts: list[str], folder: Path | None, saving: Saving, wishes: W
             there = path is not None and path.exists() and not saving.overwrite
             if path and there:
                 typer.echo(f"skipped {path}: it exists")
-                _compare(path, prompt, wishes)
-            wanted.append(Wanted(wishes.read(prompt, seed), seed, path, there))
-    check_all([one.path for one in wanted if not one.there], saving)
+                _compare(path, prompt, wishes, source)
+            chosen, negative = wishes.read(prompt, seed)
+            wanted.append(Wanted(chosen, seed, path, there, negative))
     return wanted
 
 
-def _compare(path: Path, prompt: str, wishes: Wishes) -> None:
+def _compare(path: Path, prompt: str, wishes: Wishes, source: Source) -> None:
     """Say if a picture that is there, and stays, is not what would be made now."""
     try:
         recipe = Recipe.from_png(path)
     except (OSError, ValueError):
         return note(f"{path} is not a picture as Calotype saves it")
-    facts: Iterable[tuple[str, object]] = {"prompt": wishes.read(prompt, recipe.seed), **wishes.facts()}.items()
-    if other := [name for name, value in facts if getattr(recipe, name) != value]:
+    chosen, negative = wishes.read(prompt, recipe.seed)
+    facts = {"prompt": chosen, "negative_prompt": negative, **wishes.facts(), **source.facts()}
+    if other := [name.rstrip("s") if isinstance(value, list) else name for name, value in facts.items()
+                 if not _says(getattr(recipe, name), value)]:
         note(f"{path} was made with another {' and '.join(other)}; --overwrite makes it anew")
+
+
+def _says(recorded: Any, wanted: Any) -> bool:
+    """Whether a recipe says what is wanted; of adapters and embeddings it says more, which is not compared."""
+    if isinstance(wanted, list):
+        return len(recorded) == len(wanted) and all(map(lambda one, told: one.items() >= told.items(), recorded, wanted))
+    return bool(recorded == wanted)
 
 
 def sample(

@@ -9,43 +9,56 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option
 
+from ..additions import Addition
 from ..contents import content_hash, locate
+from ..hub import BUNDLED
 from ..inputs import find_input
+from ..picture_files import read_picture
 from ..recipe import Recipe, pixel_hash
 from ..words import listing
-from .making import choose_device, facts_of, note, progress
-from .options import DEFAULT_MODEL, Device, Overwrite, saved_as
+from .checks import file_name, starting
+from .making import choose_device, facts_of, note, place, progress
+from .options import DEFAULT_MODEL, Device, Offload, Overwrite
+from .process import work_begins
 from .saving import check_writable, save
 
 
 def reproduce(
     picture: Annotated[Path, Argument(help="A PNG that Calotype saved.")],
-    output: Annotated[Path | None, Option("--output", "-o", callback=saved_as, help="Save the new picture here.")] = None,
+    output: Annotated[Path | None, Option("--output", "-o", callback=file_name, help="Save the new picture here.")] = None,
     image: Annotated[Path | None, Option(help="The picture it was made of, if that is not beside it under its old name.")] = None,
     mask: Annotated[Path | None, Option(help="The same for its mask.")] = None,
     depth_map: Annotated[Path | None, Option(help="The same for its depth map.")] = None,
-    model: Annotated[str | None, Option(help="The checkpoint, where the recipe's own is not to be found by its name.")] = None,
+    model: Annotated[str | None, Option(autocompletion=starting(BUNDLED, folders=True), help=(
+        "The checkpoint, where the recipe's own is not to be found by its name."))] = None,
+    lora: Annotated[list[Path] | None, Option(exists=True, help=(
+        "A LoRA adapter that it was made with, if that is not beside it under its old name. May be repeated."))] = None,
+    embedding: Annotated[list[Path] | None, Option(exists=True, help="The same for a learned word.")] = None,
     device: Device = None,
+    offload: Offload = None,
     anyway: Annotated[bool, Option("--anyway", help="Go on where the recipe cannot be met.")] = False,
     allow_download: Annotated[bool, Option("--allow-download", help="Fetch from the Hub what the picture names.")] = False,
-    overwrite: Overwrite = True,
+    overwrite: Overwrite = False,
 ) -> None:
     """Make a picture again by its recipe, and compare. Ends with 0 if every pixel is the same, else with 1."""
-    from PIL import Image
-
     recipe = Recipe.from_png(picture, anyway)
-    with Image.open(picture) as file:
-        was = file.convert("RGB")
+    was = read_picture(picture, formats=("PNG",)).convert("RGB")
     if pixel_hash(was) != recipe.pixels:
         note(f"{str(picture)!r} was changed after it was made: its pixels are not those that the recipe names")
     given = {role: path for role, path in {"image": image, "mask": mask, "depth_map": depth_map}.items() if path}
     if output:
         sources = [given.get(role, picture.parent / noted["file"]) for role, noted in recipe.inputs.items()]
-        check_writable(output, overwrite is not False, sources)
+        check_writable([output], overwrite, sources)
     inputs = _find_inputs(recipe, picture.parent, given, anyway)
-    device = choose_device(device or ("cpu" if recipe.device == "cpu" else None))
-    pipeline, facts = _load(recipe, model, device, allow_download, anyway)
-    pipeline.set_progress_bar_config(disable=True)
+    device = choose_device(device or ("cpu" if recipe.device == "cpu" and not offload else None), offload)
+    additions, unlike = recipe.additions({"adapter": lora or (), "embedding": embedding or ()}, picture.parent, allow_download)
+    for one in unlike:
+        _forgive(one, anyway)
+    pipeline, facts = _load(recipe, model, allow_download, anyway, additions)
+    place(pipeline, device, offload)
+    facts["device"] = pipeline.device.type
+    _tell_differences(recipe, facts)
+    work_begins()
     with progress(picture.name) as on_step:
         again = recipe.pictures(pipeline, on_step, inputs)[recipe.index]
     if output:
@@ -65,27 +78,32 @@ def _find_inputs(recipe: Recipe, beside: Path, given: dict[str, Path], anyway: b
     return inputs
 
 
-def _load(recipe: Recipe, model: str | None, device: str, allow_download: bool, anyway: bool) -> tuple[Any, dict[str, Any]]:
+def _load(
+    recipe: Recipe, model: str | None, allow_download: bool, anyway: bool, additions: dict[str, list[Addition]]
+) -> tuple[Any, dict[str, Any]]:
     """The recipe's pipeline, and what a recipe would say of it; what is not as in the recipe is said, or an error."""
     try:
-        pipeline = recipe.load(model, allow_download, anyway)
+        pipeline = recipe.load(model, allow_download, anyway, additions)
     except FileNotFoundError as error:
         if not anyway or model:
             raise FileNotFoundError(f"{error}; --model names another, --allow-download asks the Hub") from None
         note(f"{error}; {DEFAULT_MODEL} is used for it")
         model = DEFAULT_MODEL
-        pipeline = recipe.load(model, anyway=True)
+        pipeline = recipe.load(model, anyway=True, additions=additions)
     name, revision = model or recipe.model, None if model else recipe.revision
     content = content_hash(locate(name, revision)[1], recipe.variant)
-    facts = facts_of(pipeline.to(device), name, revision, recipe.variant, content)
+    facts = facts_of(pipeline, name, revision, recipe.variant, content)
     if content != recipe.model_hash:
         _forgive(f"{name!r} is not the model that the picture was made with: the hash of its content is {content[:12]}…, "
                  f"and the recipe says {recipe.model_hash[:12]}…", anyway)
+    return pipeline, facts
+
+
+def _tell_differences(recipe: Recipe, facts: dict[str, Any]) -> None:
     was = {**recipe.versions, "device": recipe.device, "scheduler": recipe.scheduler}
     for what, now in {**facts["versions"], "device": facts["device"], "scheduler": facts["scheduler"]}.items():
         if was.get(what) != now:
             note(f"the recipe's {what} is {was.get(what)!r:.80}, and here it is {now!r}")
-    return pipeline, facts
 
 
 def _forgive(unlike: str, anyway: bool) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -10,24 +12,30 @@ import typer
 from typer import Argument, Option
 
 from ..contents import describe
+from ..hub import BUNDLED
+from ..recipe import Recipe
 from ..registry import SCHEDULERS, find
 from ..scheduler_names import short_names
 from ..words import some
+from .checks import starting
 from .options import CHECKPOINT, Revision, Variant
 
 
 def info(
-    model: Annotated[str | None, Argument(help=CHECKPOINT)] = None,
+    model: Annotated[str | None, Argument(autocompletion=starting(BUNDLED, folders=True), help=(
+        f"{CHECKPOINT} Or a PNG that Calotype saved."))] = None,
     as_json: Annotated[bool, Option("--json", help="The same as JSON.")] = False,
     variant: Variant = None,
     revision: Revision = None,
     device: Annotated[bool, Option("--device", help="Show this machine's devices instead, and how attention can run.")] = False,
 ) -> None:
-    """Show what a checkpoint on this machine is made of, without loading it; or what it can run on."""
+    """Show what a checkpoint on this machine is made of, without loading it; how a picture was made; or what to run on."""
     if device:
         return _show_devices(as_json)
     if model is None:
-        raise typer.BadParameter("give a model, or --device")
+        raise typer.BadParameter("give a model, a picture, or --device")
+    if model.lower().endswith(".png") and not os.path.isdir(model):
+        return _show_recipe(Recipe.from_png(model), as_json)
     facts = describe(model, revision, variant)
     if as_json:
         return typer.echo(json.dumps(facts, indent=2))
@@ -48,6 +56,26 @@ def info(
     if facts["scheduler"]:
         console.print("scheduler: " + escape(", ".join(f"{n.removeprefix('_')} {v}" for n, v in facts["scheduler"].items())))
     console.print(f"content hash: {facts['content_hash']}")
+
+
+def _show_recipe(recipe: Recipe, as_json: bool) -> None:
+    """How a picture was made. Its recipe comes from anywhere: what a terminal might obey is shown as an escape."""
+    if as_json:
+        return typer.echo(json.dumps(json.loads(recipe.to_json()), indent=2))
+    said = asdict(recipe)
+    config = said.pop("scheduler_config")
+    for role, noted in said.pop("inputs").items():
+        said[role] = f"{noted['file']} (pixels {noted['pixels'][:12]}…)"
+    for kind, own in (("adapter", "weight"), ("embedding", "token")):
+        for i, noted in enumerate(said.pop(f"{kind}s")):
+            told = f", {own} {noted[own]}" if noted[own] is not None else ""
+            said[f"{kind} {i + 1}"] = f"{noted['file']}{told} (content {noted['content'][:12]}…)"
+    said["versions"] = ", ".join(f"{name} {version}" for name, version in said["versions"].items())
+    said["scheduler"] += "".join(f", {name} {value}" for name, value in config.items() if value is not None)
+    for name, value in said.items():
+        if value is not None and value != "" and value is not False:
+            shown = "yes" if value is True else str(value)
+            typer.echo(f"{name.replace('_', ' ')}: {shown if shown.isprintable() else repr(shown)[1:-1]}")
 
 
 def _show_devices(as_json: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +10,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 from typer import Option
+from typer.core import TyperCommand, TyperGroup
+
+from .process import work_begins
 
 _WORDS = {
     "unconditional": "Pictures out of nothing, like those given.",
@@ -22,27 +24,34 @@ _WORDS = {
 }
 
 
-def train(context: typer.Context) -> None:
-    """Train or fine-tune a model: `calotype train RECIPE --help` shows what each recipe takes."""
-    try:
-        import accelerate  # noqa: F401
-        import pydantic  # noqa: F401
-        import yaml  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f"training needs {error.name}, which is not installed: `pip install calotype[train]`") from None
-    _commands()(args=context.args, prog_name="calotype train", standalone_mode=False)
+class Recipes(TyperGroup):
+    """The recipes as commands, each made when it is asked for, since their settings come with torch."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(_WORDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in _WORDS:
+            return None
+        if ctx.resilient_parsing:  # a shell is completing what is typed, and waits for no torch
+            return TyperCommand(cmd_name, help=_WORDS[cmd_name], context_settings={
+                "ignore_unknown_options": True, "allow_extra_args": True})
+        try:
+            import accelerate  # noqa: F401
+            import pydantic  # noqa: F401
+            import yaml  # noqa: F401
+        except ImportError as error:
+            raise ImportError(f"training needs {error.name}, which is not installed: `pip install calotype[train]`") from None
+        app = typer.Typer(add_completion=False)
+        app.command(cmd_name, help=_WORDS[cmd_name])(_command(cmd_name))
+        return typer.main.get_command(app)
 
 
-def _commands() -> Any:
-    from ..training.recipes import RECIPES
-
-    app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train or fine-tune a model.")
-    for name in RECIPES:
-        app.command(name, help=_WORDS[name])(_command(name))
-    command = typer.main.get_command(app)
+recipes = typer.Typer(
+    cls=Recipes, no_args_is_help=True,
+    help="Train or fine-tune a model: `calotype train RECIPE --help` shows what each recipe takes.",
     # What people type by habit: options in the spelling of Diffusers' scripts.
-    command.context_settings["token_normalize_func"] = lambda token: token.replace("_", "-")
-    return command
+    context_settings={"token_normalize_func": lambda token: token.replace("_", "-")})
 
 
 def _command(name: str) -> Callable[..., None]:
@@ -82,7 +91,9 @@ def _optional(annotation: Any) -> Any:
     """The type of an option that may be left out: lists of choices are lists of texts, which the settings check."""
     kinds = [kind for kind in _members(annotation) if kind is not type(None)]
     kind = kinds[0]
-    if get_origin(kind) is list:
+    if get_origin(kind) is dict:  # name=value, as often as need be
+        kind = list[str]
+    elif get_origin(kind) is list:
         inner: Any = get_args(kind)[0]
         kind = types.GenericAlias(list, (str if get_origin(inner) is Literal else inner,))
     return (str if get_origin(kind) is Literal else kind) | None
@@ -98,7 +109,7 @@ def _members(annotation: Any) -> Iterator[Any]:
 def _shown(default: Any) -> str:
     if isinstance(default, bool):
         return "yes" if default else "no"
-    return "none" if default is None or default == [] else str(default)
+    return "none" if default in (None, [], {}) else str(default)
 
 
 def _train(task: Any, settings: Any, dry_run: bool) -> None:
@@ -111,9 +122,9 @@ def _train(task: Any, settings: Any, dry_run: bool) -> None:
     from ..training.trainer import Trainer
 
     def say(text: str) -> None:
-        typer.echo(text, err=True)
-        sys.stderr.flush()
+        typer.echo(text, err=True)  # which flushes
 
+    work_begins()
     trainer = Trainer(task(settings), settings, say)
     trained = trainer.run()
     losses = list(trained.losses.values())

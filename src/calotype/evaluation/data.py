@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..files import local_path
 from ..images.conversion import pil_to_tensor
 from ..inputs import read_input
+from ..texts import prompts_in
 from ..training.entries import as_captions
-from ..training.folders import folder_entries, table_rows
+from ..training.folders import folder_entries
+from ..training.tables import table_rows
 
 TRAINED = (None, "train")
 """What `split` is of pictures and prompts that a model was trained on; of others it is `held_out`, or whatever it is called."""
@@ -66,14 +68,12 @@ def read_prompts(path: str | os.PathLike[str], seed: int = 0, count: int | None 
     Raises:
         ValueError: a row that is none, or no rows; names the file and the line.
     """
-    path = Path(path)
-    if path.suffix == ".jsonl":
+    path = local_path(path)
+    if path.suffix.lower() == ".jsonl":
         prompts = [_prompt(entry, seed + i, f"{str(path)!r}, line {number}")
                    for i, (number, entry) in enumerate(table_rows(path))]
     else:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-        texts = [line for line in lines if line and not line.startswith("#")]
-        prompts = [Prompt(text, seed + i) for i, text in enumerate(texts)]
+        prompts = [Prompt(text, seed + i) for i, text in enumerate(prompts_in(path))]
     if not prompts:
         raise ValueError(f"{str(path)!r} has no prompts")
     return prompts if count is None else evenly(prompts, count) if 0 < count <= len(prompts) else repeated(prompts, count)

@@ -14,7 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..files import local_path
+from ..models.latent_space import scaled
 from ..models.layers import normed
+from ..weights import read_tensors
 from ..words import check_choice
 
 FEATURES = ("encoder", "clip", "inception")
@@ -101,7 +104,7 @@ class EncoderFeatures(Features):
             each = F.normalize(each, dim=1, eps=1e-4)
             means.append(each.mean((2, 3)))
             deviations.append(each.std((2, 3)))
-        latents = latents.flatten(1) * self.vae.config.scaling_factor
+        latents = scaled(self.vae, latents).flatten(1)
         edges = F.normalize(edge_histogram(pictures).sqrt().flatten(1), dim=1)
         shape = torch.cat([latents / math.sqrt(latents.shape[1]), edges], 1)
         return Seen(torch.cat([*means, *deviations], 1), shape, deviations[0])
@@ -173,7 +176,7 @@ class InceptionFeatures(Features):
     file = "weights-inception-2015-12-05-6726825d.pth"
 
     def __init__(self, weights: str | os.PathLike[str] | None = None, device: torch.device | str = "cpu") -> None:
-        path = Path(weights) if weights is not None else Path(torch.hub.get_dir()) / "checkpoints" / self.file
+        path = local_path(weights) if weights is not None else Path(torch.hub.get_dir()) / "checkpoints" / self.file
         if not path.is_file():
             raise FileNotFoundError(f"the features 'inception' need the weights {str(path)!r}, which are not there and are not "
                                     "downloaded here; the features 'encoder' need nothing")
@@ -181,6 +184,7 @@ class InceptionFeatures(Features):
             module = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
         except ImportError as error:
             raise ImportError("the features 'inception' need torch-fidelity: pip install torch-fidelity") from error
+        read_tensors([path])  # so that what torch-fidelity unpickles is known to be tensors and nothing else
         self.device = torch.device(device)
         extractor = module.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
         self.model: Any = extractor.to(self.device).eval()

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..files import staged_file, to_json
+from ..files import local_path, staged_file, to_json
 from ..inputs import read_input
+from ..made import note_made
 from .data import Prompt
 
 
@@ -49,9 +50,11 @@ def generated(
     given = {"num_inference_steps": steps, "guidance_scale": guidance if conditional else None}
     settings = {name: value for name, value in given.items() if value is not None}
     paths: list[Path | None] = [None] * len(prompts)
-    if folder is not None:
+    if folder is not None:  # which may lie in the data: what is made is none of it
         made_by = fingerprint(pipeline) + json.dumps(settings, sort_keys=True)
-        paths = [Path(folder) / _name(one if conditional else Prompt("", one.seed), made_by) for one in prompts]
+        folder = local_path(folder)
+        paths = [folder / _name(one if conditional else Prompt("", one.seed), made_by) for one in prompts]
+        note_made(folder, [path.name for path in paths if path])
     pictures: list[Any] = [read_input(path) if path and path.is_file() else None for path in paths]
     todo = [i for i, picture in enumerate(pictures) if picture is None]
     on_done(len(prompts) - len(todo), len(prompts))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..models.latent_space import scaled
 from ..tasks import defaults, native_size
 from .data import TRAINED, Prompt, Row, evenly, fitted, read_pictures
 from .distances import fid, kid, psnr, ssim
@@ -96,7 +97,7 @@ def _measured(pipeline: Any, rows: Sequence[Row], seed: int, batch: int, on_part
             clean.append(pictures)
         else:
             latents, again = reconstructed(autoencoder, pictures)
-            clean.append(latents * autoencoder.config.scaling_factor)
+            clean.append(scaled(autoencoder, latents))
             likeness.append(torch.stack([psnr(again, pictures), ssim(again, pictures)]))
         on_part("reconstructions", start + len(pictures), len(rows))
     result: dict[str, Any] = {}

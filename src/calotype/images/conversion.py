@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..words import check_choice, some
-from .reading import described, plain
+from .reading import described, laid, pictures_of, plain
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
@@ -112,3 +112,15 @@ def pil_to_tensor(pictures: Any) -> Tensor:
     """[B, C, H, W] in [-1, 1] from one PIL image or a list of them, of any mode: C is 1 or 3 (see `plain`)."""
     pictures = pictures if isinstance(pictures, (list, tuple)) else [pictures]
     return normalized(numpy_to_pt(pil_to_numpy([plain(picture) for picture in pictures])))
+
+
+def rgb_images(pictures: Any) -> list[Any]:
+    """RGB PIL images of what `pictures_of` takes, each in its own size; floats in [0, 1] or [-1, 1]."""
+    images: list[Any] = []
+    for one in pictures_of(pictures):
+        if isinstance(one, Tensor):
+            one = laid(one, "white") if one.shape[1] == 4 else one if one.min() >= 0 else denormalized(one)
+            images += numpy_to_pil(pt_to_numpy(one))
+        else:
+            images.append(plain(one))
+    return [one.convert("RGB") for one in images]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from .reading import pictures_of, plain
+from .reading import are_latents, pictures_of, plain, plain_mask
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,7 +19,7 @@ def prepare_mask(mask_image: Any, height: int, width: int, processor: VaeImagePr
 
     Args:
         mask_image: what `VaeImageProcessor.preprocess` takes, of any size; it is resized. Colours become grey, and what is
-            transparent black. Tensors of three axes are [B, H, W].
+            transparent black. Whole numbers are 0 and 255, booleans, or 0 and 1. Tensors of three axes are [B, H, W].
         height, width: of the pictures, in pixels.
         processor: made with `do_normalize=False, do_convert_grayscale=True`, and with `do_binarize=True` unless the mask is
             soft, that is, keeps its greys.
@@ -34,10 +34,14 @@ def prepare_mask(mask_image: Any, height: int, width: int, processor: VaeImagePr
     if processor.config.do_normalize or not processor.config.do_convert_grayscale:
         raise ValueError("a mask needs VaeImageProcessor(do_normalize=False, do_convert_grayscale=True), and do_binarize=True "
                          "unless it is soft")
+    if mask_image is None:
+        raise ValueError("mask_image is None, but must be a PIL image, an array, a tensor or a list of them")
+    if are_latents(mask_image, processor.config.vae_latent_channels, grey=True):
+        raise ValueError("a mask has the channels of latents, but must have 1, 3 or 4 (RGBA, of three axes)")
     masks = pictures_of(mask_image, grey=True)
     if lowest := min((float(one.min()) for one in masks if isinstance(one, Tensor) and one.min() < 0), default=0):
         raise ValueError(f"a mask has values from {lowest:.4g}, but floats must be in [0, 1]")
-    return processor.preprocess(masks, height, width, **how)
+    return processor.preprocess(mask_image, height, width, **how)
 
 
 def masked_picture(picture: Tensor, mask: Tensor) -> Tensor:
@@ -68,7 +72,7 @@ def crop_region(mask_image: Image, width: int, height: int, pad: int = 0) -> tup
     Raises:
         ValueError: the mask is black everywhere.
     """
-    box = plain(mask_image, "black").convert("L").getbbox()
+    box = plain_mask(mask_image).convert("L").getbbox()
     if box is None:
         raise ValueError("the mask is black everywhere: there is nothing to paint, and no box around it")
     left, top = max(box[0] - pad, 0), max(box[1] - pad, 0)
@@ -106,4 +110,4 @@ def composite(kept: Image, painted: Image, mask: Image) -> Image:
     if not kept.size == painted.size == mask.size:
         raise ValueError(f"a picture of {kept.size}, a painted one of {painted.size} and a mask of {mask.size} (width, height) "
                          "are not of one size")
-    return pil.composite(plain(painted).convert("RGB"), plain(kept).convert("RGB"), plain(mask, "black").convert("L"))
+    return pil.composite(plain(painted).convert("RGB"), plain(kept).convert("RGB"), plain_mask(mask).convert("L"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..models.latent_space import unscaled
 from .conversion import check_finite, postprocess
 
 _fitted: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()
@@ -45,8 +47,8 @@ def rgb_factors(vae: Any) -> Tensor:
     forgotten with it; for other weights make another object.
 
     Args:
-        vae: `decode`s latents to `.sample`, pictures in [-1, 1]; its config says `latent_channels`, `scaling_factor` and
-            `shift_factor`.
+        vae: `decode`s latents to `.sample`, pictures in [-1, 1]; its config says `latent_channels` and what
+            `models.latent_space` reads.
 
     Returns:
         [C + 1, 3] of float32 on the CPU: colours in [-1, 1] are `latents @ factors[:-1] + factors[-1]` for latents scaled as
@@ -61,10 +63,10 @@ def rgb_factors(vae: Any) -> Tensor:
     weights = next(vae.parameters())
     device = getattr(vae, "device", weights.device)
     latents = _smooth(_SAMPLES, vae.config.latent_channels, generator)
-    scale, shift = vae.config.scaling_factor, vae.config.get("shift_factor") or 0.0
+    drawing = {"generator": generator} if "generator" in signature(vae.decode).parameters else {}  # of decoders that draw
     colours = []
     for few in latents.split(_BATCH):
-        decoded = vae.decode((few / scale + shift).to(device, weights.dtype)).sample
+        decoded = vae.decode(unscaled(vae, few).to(device, weights.dtype), **drawing).sample
         check_finite(decoded)
         colours.append(F.adaptive_avg_pool2d(decoded.float().clamp(-1, 1), _CELLS).cpu())
     inputs = latents.movedim(1, -1).reshape(-1, latents.shape[1]).double()

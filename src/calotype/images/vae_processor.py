@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import Configured, register_to_config
 from ..words import check_choice, some
 from . import conversion, masks
-from .reading import described, pictures_of, plain
+from .reading import are_latents, described, joined, laid, latents_of, pictures_of, plain, plain_mask
 from .sizes import covered, filled
 
 if TYPE_CHECKING:
@@ -29,16 +28,17 @@ class VaeImageProcessor(Configured):
     Args:
         do_resize: resize pictures, by default to the next lower multiple of `vae_scale_factor`.
         vae_scale_factor: height and width must be multiples of it.
-        vae_latent_channels: floats of so many channels are latents already and come back as they are.
+        vae_latent_channels: tensors of so many channels are latents already and come back as they are; see `reading.are_latents`,
+            which tells them from pictures.
         resample: how PIL images are resized: `"lanczos"`, `"bicubic"`, `"bilinear"` (or `"linear"`) or `"nearest"`; arrays and
             tensors of floats always by their nearest pixel.
         reducing_gap: Pillow's, for resizing in two steps.
-        do_normalize: scale [0, 1] to [-1, 1]; what has negative values already stays.
+        do_normalize: scale [0, 1] to [-1, 1]; a picture that has negative values already stays.
         do_binarize: then make what is below 0.5 zero and the rest one.
         do_convert_rgb, do_convert_grayscale: make all pictures RGB, or grey.
 
     What is transparent is laid on white; but in masks, which are grey and in [0, 1] (`do_convert_grayscale` without
-    `do_normalize`), on black: nothing is painted there.
+    `do_normalize`), on black: nothing is painted there. Masks of the whole numbers 0 and 1 are black and white.
     """
 
     @register_to_config
@@ -63,8 +63,9 @@ class VaeImageProcessor(Configured):
 
         Args:
             image: a PIL image of any mode, an array [H, W], [H, W, C] or [B, H, W, C], a tensor [H, W], [C, H, W] or
-                [B, C, H, W], or a list of these. Floats are in [0, 1] or [-1, 1]; bytes are read as a PIL image is. With
-                `do_convert_grayscale` a tensor of three axes is [B, H, W].
+                [B, C, H, W], or a list of these, each read as it is alone. Floats are in [0, 1] or [-1, 1], those with
+                transparency (C = 4) in [0, 1]; whole numbers are read as a PIL image is: 0 … 255, or 16 bits (uint16) with any
+                above 255. With `do_convert_grayscale` a tensor of three axes is [B, H, W].
             height, width: of the result, rounded down to multiples of `vae_scale_factor`; by default the pictures' own.
             resize_mode: of PIL images: `"default"` stretches, `"fill"` keeps the proportions and draws out the edges to fill
                 the rest, `"crop"` keeps them and cuts off what is too much.
@@ -77,15 +78,13 @@ class VaeImageProcessor(Configured):
             ValueError: what is no picture, has values that are out of range or not finite, or becomes no one tensor.
         """
         check_choice("resize_mode", resize_mode, RESIZE_MODES)
-        pictures = pictures_of(image, self.config.do_convert_grayscale, self.config.vae_latent_channels)
-        if all(isinstance(one, Tensor) and one.shape[1] == self.config.vae_latent_channels for one in pictures):
-            return _joined(pictures)
+        if are_latents(image, self.config.vae_latent_channels, self.config.do_convert_grayscale):
+            return latents_of(image)
+        pictures = pictures_of(image, self.config.do_convert_grayscale)
         if (crops_coords or resize_mode != "default") and any(isinstance(one, Tensor) for one in pictures):
             raise ValueError("crops_coords and a resize_mode other than 'default' are for PIL images or bytes, not for floats; "
                              "VaeImageProcessor.numpy_to_pil makes PIL images of them")
-        is_mask = self.config.do_convert_grayscale and not self.config.do_normalize
-        background = "black" if is_mask else "white"
-        pictures = [one if isinstance(one, Tensor) else plain(one, background) for one in pictures]
+        pictures = [self._plain(one) for one in pictures]
         if crops_coords:
             pictures = [one.crop(crops_coords) for one in pictures]
         if self.config.do_resize:
@@ -95,10 +94,18 @@ class VaeImageProcessor(Configured):
                                  + some(sorted(f"{wide} x {high}" for high, wide in sizes)) + " (width x height)")
             size, = sizes
             pictures = [self.resize(one, *size, resize_mode) for one in pictures]
-        batch = _joined([self._coloured(one) for one in pictures])
-        if self.config.do_normalize and batch.min() >= 0:
-            batch = conversion.normalized(batch)
+        batch = joined([self._scaled(self._coloured(one)) for one in pictures])
         return self.binarize(batch) if self.config.do_binarize else batch
+
+    def _plain(self, picture: Any) -> Any:
+        """A picture without transparency, and a mask as one."""
+        is_mask = self.config.do_convert_grayscale and not self.config.do_normalize
+        if isinstance(picture, Tensor):
+            return laid(picture, "black" if is_mask else "white") if picture.shape[1] == 4 else picture
+        return plain_mask(picture) if is_mask else plain(picture)
+
+    def _scaled(self, picture: Tensor) -> Tensor:
+        return conversion.normalized(picture) if self.config.do_normalize and picture.min() >= 0 else picture
 
     def _coloured(self, picture: Any) -> Tensor:
         """[B, C, H, W] of a picture, grey or RGB as the config has it."""
@@ -199,10 +206,3 @@ class VaeImageProcessor(Configured):
     def convert_to_grayscale(image: Image) -> Image:
         """Grey of a picture of any mode."""
         return plain(image).convert("L")
-
-
-def _joined(batches: list[Tensor]) -> Tensor:
-    """One batch of all."""
-    if len(shapes := {str(list(one.shape[1:])) for one in batches}) > 1:
-        raise ValueError(f"one tensor is of pictures of one shape, and these are {some(sorted(shapes))} ([C, H, W])")
-    return torch.cat(batches)

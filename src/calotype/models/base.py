@@ -14,9 +14,10 @@ from torch.overrides import TorchFunctionMode
 from ..config import Configured
 from ..files import staged_folder
 from ..hub import split_options
+from ..load_options import drop_needless, take_device, take_dtype
 from ..runtime.attention import check_backend
 from ..runtime.offload import check_stays, device_of
-from ..weight_files import choose_weights, is_weights, weight_files
+from ..weight_files import check_variant, choose_weights, kinds_of, replaced, weight_files
 from ..weights import assign_weights, read_tensors, write_tensors
 from ..words import check_keywords
 
@@ -51,45 +52,46 @@ class Model(nn.Module, Configured):
     @classmethod
     def from_pretrained(
         cls: type[_Self], pretrained_model_name_or_path: str | os.PathLike[str], *,
-        torch_dtype: torch.dtype | str | None = None, variant: str | None = None, use_safetensors: bool | None = None,
-        **kwargs: Any,
+        variant: str | None = None, use_safetensors: bool | None = None, disable_mmap: bool = False, **kwargs: Any,
     ) -> _Self:
         """Load a model, ready to use (in evaluation mode).
 
         Args:
             pretrained_model_name_or_path: a bundled name, a folder, or a Hub repository.
-            torch_dtype: the parameters' type; by default float32, whatever is in the file; `"auto"` keeps the file's.
-                `dtype` is taken too.
-            variant: load `….variant.safetensors` (`"fp16"`) where there is one.
-            use_safetensors: `False` allows pickled weights (`.bin`), read by PyTorch's weights-only reader.
-            **kwargs: `subfolder`, the options of `hub.Source`, and config entries to replace.
+            variant: load `….variant.safetensors` (`"fp16"`).
+            use_safetensors: `False` reads pickled weights (`.bin`) where there are such, by PyTorch's weights-only reader.
+            disable_mmap: read files at once, which can be quicker on a network's drive, rather than map them.
+            **kwargs: `torch_dtype` (or `dtype`), the parameters' type: float32 by default, whatever is in the file, and
+                `"auto"` keeps the file's; `device_map`, the device (`"cuda"`; `"auto"`: the best there is); `subfolder`,
+                the options of `hub.Source`, and config entries to replace.
 
         Raises:
-            FileNotFoundError: no such checkpoint, or it has no weights; says what was tried or found.
+            FileNotFoundError: no such checkpoint, or it has no weights, or none of the variant; says what was tried or found.
             ValueError: a file is damaged, or tensors are missing or have wrong shapes; names them.
         """
         source, entries = split_options(pretrained_model_name_or_path, kwargs)
-        torch_dtype = torch_dtype or entries.pop("dtype", None)
-        for ignored in ("low_cpu_mem_usage", "device_map", "use_flashpack", "disable_mmap"):
-            entries.pop(ignored, None)  # how Diffusers is told to load well; here it is the only way
+        torch_dtype, device = take_dtype(entries), take_device(entries)
+        drop_needless(entries)
         check_keywords(f"{cls.__name__}.from_pretrained", entries, cls._arguments())
-        prefix = f"{source.subfolder}/" if source.subfolder else ""
-        folder = source.folder(lambda names: [prefix + name for name in cls.choose_files(
-            [name.removeprefix(prefix) for name in names if name.startswith(prefix)], variant, use_safetensors)])
+
+        def choose(names: list[str]) -> list[str]:
+            check_variant(names, cls.weights_stem, variant, str(source.name), use_safetensors)
+            return cls.choose_files(names, variant, use_safetensors)
+
+        folder = source.folder(choose)
+        choose([path.name for path in folder.iterdir()])  # a local folder was not asked for
+        files = weight_files(folder, cls.weights_stem, variant, use_safetensors)
         config = cls.load_config(folder)
         with torch.device("meta"), _Unfilled():
             model = cls.from_config(config, **entries)
-        files = weight_files(folder, cls.weights_stem, variant, use_safetensors is not False)
-        tensors = {cls.current_name(name): tensor for name, tensor in read_tensors(files).items()}
+        tensors = {cls.current_name(name): tensor for name, tensor in read_tensors(files, mapped=not disable_mmap).items()}
         dtype = None if torch_dtype == "auto" else torch_dtype or torch.float32
-        if dtype is not None and not isinstance(dtype, torch.dtype):
-            raise ValueError(f"torch_dtype is {torch_dtype!r}, but must be a torch dtype such as torch.float16, or 'auto'")
         unexpected = [n for n in assign_weights(model, tensors, str(folder), dtype) if not cls.is_stale(n)]
         if unexpected:
             _log.warning("%s has no use for %d tensors in %r: %s", cls.__name__, len(unexpected), str(folder),
                          ", ".join(unexpected[:12]))
         model.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
-        return model.eval()
+        return (model if device is None else model.to(device)).eval()
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], *, variant: str | None = None, max_shard_size: int | str = "10GB",
@@ -107,16 +109,14 @@ class Model(nn.Module, Configured):
         if "_lora" in vars(self):
             raise ValueError(f"the {type(self).__name__} has LoRA adapters under training, which its files have no place for: "
                              "save those by save_lora_weights of a pipeline, or call remove_lora first")
-        with staged_folder(save_directory, lambda name: is_weights(name, self.weights_stem, variant)) as scratch:
+        with staged_folder(save_directory, lambda name: replaced(name, self.weights_stem, variant)) as scratch:
             write_tensors(self.state_dict(), scratch, self.weights_stem, variant, max_shard_size)
             self.save_config(scratch)
 
     @classmethod
     def choose_files(cls, names: list[str], variant: str | None, use_safetensors: bool | None = None) -> list[str]:
         """Of the names in a model's folder, those that are needed to load it."""
-        weights = choose_weights(names, cls.weights_stem, variant)
-        if not weights and use_safetensors is False:
-            weights = choose_weights(names, cls.weights_stem, variant, "bin")
+        weights = choose_weights(names, cls.weights_stem, variant, *kinds_of(use_safetensors))
         return [name for name in names if name == cls.config_name] + weights
 
     @classmethod

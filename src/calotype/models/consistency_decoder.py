@@ -14,6 +14,7 @@ from ..randomness import Generators, randn
 from ..words import check_choice
 from .autoencoder import Autoencoder
 from .autoencoder_kl import AutoencoderKLOutput, DecoderOutput, DiagonalGaussianDistribution, Encoder, autoencoder_options
+from .latent_space import scaled
 from .layers import Conv2d, repeat_pixels
 from .unet_2d import UNet2DModel
 
@@ -94,7 +95,7 @@ class ConsistencyDecoderVAE(Autoencoder):
             ValueError: another number of steps.
         """
         check_choice("num_inference_steps", num_inference_steps, range(1, len(_STEPS) + 1))
-        seen = (z * self.config.scaling_factor - z.new_tensor(_MEANS)[:, None, None]) / z.new_tensor(_STDS)[:, None, None]
+        seen = (scaled(self, z) - z.new_tensor(_MEANS)[:, None, None]) / z.new_tensor(_STDS)[:, None, None]
         seen = repeat_pixels(seen, (z.shape[2] * self._factor, z.shape[3] * self._factor))
         picture = torch.zeros_like(seen[:, :3])
         for step in _STEPS[:num_inference_steps]:

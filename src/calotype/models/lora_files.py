@@ -18,11 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..files import read_json, staged_folder, write_json
+from ..files import local_path, read_json, staged_folder, write_json
 from ..weights import read_tensors
 from ..words import some
 from .lora import LoraState, adaptable
-from .merging import Pair
+from .merged_layer import Pair
 
 WEIGHT_NAME = "pytorch_lora_weights.safetensors"
 PEFT_NAMES = "adapter_config.json", "adapter_model.safetensors"
@@ -199,7 +199,7 @@ def write_adapter(folder: str | os.PathLike[str], states: Mapping[str, LoraState
     metadata = {"format": "pt", **({"lora_adapter_metadata": json.dumps(said, indent=2, sort_keys=True)} if said else {})}
     with staged_folder(folder) as scratch:
         save_file(tensors, scratch / name, metadata=metadata)
-    return Path(folder) / name
+    return local_path(folder) / name
 
 
 def write_peft(folder: str | os.PathLike[str], state: LoraState) -> None:

@@ -3,7 +3,7 @@
     W' = W + Σ scale · B A
 
 The sum is taken in float32 and rounded once to the weights' type. The weights from before are remembered, and put back as they
-were, bit for bit.
+were, bit for bit, unless somebody has changed them since: see `merged_layer.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -19,21 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ..runtime.offload import check_stays
-
-
-@dataclass(frozen=True)
-class Pair:
-    """What an adapter has for one layer: `down` [rank, in, …], `up` [out, rank, …]; their product counts `scale`."""
-
-    down: Tensor
-    up: Tensor
-    scale: float = 1.0
-
-    def added(self, weight: Tensor, factor: float) -> Tensor:
-        """`factor · scale · up · down`, in the shape, the type and on the device of `weight`."""
-        up, down = (matrix.to(weight.device, weight.dtype).flatten(1) for matrix in (self.up, self.down))
-        return torch.mm(up * (factor * self.scale), down).view_as(weight)
-
+from ..runtime.torch_private import raise_version
+from .merged_layer import MergedLayer, Pair, Parts
 
 Layers = Mapping[str, Pair]
 """An adapter: what it has for each layer that it changes, by the layer's name."""
@@ -48,42 +34,69 @@ class Adapters:
         scale: how much all of them count just now.
         fused: whether what is merged stays as it is.
         changes: how often the weights were changed.
+        without: the layers that other weights were put into, until adapters are chosen again.
     """
 
     def __init__(self) -> None:
         self.held: dict[str, Layers] = {}
         self.active: dict[str, Mapping[str, float]] = {}
         self.enabled, self.scale, self.fused, self.changes = True, 1.0, False, 0
-        self._originals: dict[str, Tensor] = {}
+        self.without: frozenset[str] = frozenset()
+        self._merged: dict[str, MergedLayer] = {}
 
-    def merge(self, model: nn.Module, scale: float | None = None) -> None:
-        """Make the model's weights what they should be; `scale`: from now on."""
+    def merge(self, model: nn.Module, scale: float | None = None, chosen: bool = True) -> None:
+        """Make the model's weights what they should be.
+
+        Args:
+            scale: from now on. chosen: whether somebody chose adapters, which are for layers with new weights too.
+        """
         check_stays(model)
         scale = self.scale if scale is None else scale
         names = dict.fromkeys(layer for adapter in self.held.values() for layer in adapter)
-        weights: dict[str, nn.Parameter] = {
-            layer: model.get_submodule(layer).weight for layer in {**self._originals, **names}}  # type: ignore[misc]
-        originals = {layer: self._originals.get(layer, weight.detach().cpu()) for layer, weight in weights.items()}
-        merged = {}
-        for layer, weight in weights.items():
-            with torch.inference_mode(weight.is_inference()), torch.no_grad():  # what it is made in, it stays in
-                merged[layer] = self._merged(layer, originals[layer], weight, scale)
-        for layer, weight in weights.items():
-            weight.data = merged[layer]
-            if not weight.is_inference():
-                torch.autograd.graph.increment_version(weight)  # recordings and prepared layouts look at it
-        self._originals = {layer: originals[layer] for layer in names}
-        self.scale, self.changes = scale, self.changes + 1
+        layers: dict[str, Any] = {layer: model.get_submodule(layer) for layer in {**self._merged, **names}}
+        found: dict[str, MergedLayer | None] = {}
+        for layer, module in layers.items():
+            with _as_it_was_made(module.weight):
+                before = self._merged.get(layer)
+                found[layer] = None if before is None else before.found(module.weight)
+        replaced = {layer for layer in self._merged if found[layer] is None}
+        without = frozenset() if chosen else (self.without | replaced)
+        made: dict[str, tuple[MergedLayer, Tensor] | None] = {}
+        for layer, module in layers.items():
+            parts = () if layer in without else self._parts(layer, scale)
+            state = found[layer]
+            if parts == (() if state is None else state.parts):
+                continue
+            with _as_it_was_made(module.weight):
+                made[layer] = (state or MergedLayer(module.weight.detach().cpu())).with_parts(parts, module.weight)
+        for layer in replaced | made.keys():
+            if (before := self._merged.pop(layer, None)) is not None:
+                before.forget()
+        for layer, (state, data) in made.items():  # type: ignore[misc]
+            weight = layers[layer].weight
+            weight.data = data
+            raise_version(weight)
+            if state.parts:
+                self._merged[layer] = state
+                state.watch(layers[layer])
+        self.scale, self.without, self.changes = scale, without, self.changes + 1
 
-    def _merged(self, layer: str, original: Tensor, weight: Tensor, scale: float) -> Tensor:
-        parts = [(self.held[name][layer], factors[layer] * scale) for name, factors in self.active.items()
-                 if self.enabled and layer in self.held[name] and factors[layer] * scale]
-        if not parts:
-            return original.to(weight.device, weight.dtype)
-        total = original.to(weight.device, torch.promote_types(weight.dtype, torch.float32), copy=True)
-        for pair, factor in parts:
-            total += pair.added(total, factor)
-        return total.to(weight.dtype)
+    def forget(self) -> None:
+        """Let the weights stay what they are."""
+        for layer in self._merged.values():
+            layer.forget()
+        self._merged = {}
+
+    def _parts(self, layer: str, scale: float) -> Parts:
+        return tuple((self.held[name][layer], factors[layer] * scale) for name, factors in self.active.items()
+                     if self.enabled and layer in self.held[name] and factors[layer] * scale)
+
+
+@contextmanager
+def _as_it_was_made(weight: Tensor) -> Iterator[None]:
+    """A block for computing weights: what was made in inference mode stays in it, and what was not stays out of it."""
+    with torch.inference_mode(weight.is_inference()), torch.no_grad():
+        yield
 
 
 _gate = threading.Condition()
@@ -116,16 +129,16 @@ def changed(models: Iterable[nn.Module]) -> Iterator[list[Adapters]]:
         if any(each.fused for each in found):
             raise ValueError("the adapters are fused with the weights: call unfuse_lora() first, which takes them out, or "
                              "unload_lora_weights(), which leaves them in for good")
-        before = [(dict(each.held), dict(each.active), each.enabled, each.fused) for each in found]
+        before = [(dict(each.held), dict(each.active), each.enabled, each.fused, each.without) for each in found]
         try:
             yield found
             for model, each in zip(models, found, strict=True):
                 each.merge(model)
         except BaseException:
             for model, each, state in zip(models, found, before, strict=True):
-                each.held, each.active, each.enabled, each.fused = state
+                each.held, each.active, each.enabled, each.fused, each.without = state
                 if adapters_of(model) is not None or each.changes:
-                    each.merge(model)
+                    each.merge(model, chosen=False)
             raise
         for model, each in zip(models, found, strict=True):
             vars(model)["_adapters_merged"] = each
@@ -171,14 +184,16 @@ def unfuse(model: nn.Module) -> None:
 
 
 def unload(model: nn.Module) -> None:
-    """Forget all adapters. The weights are what they were before; or stay as they are, if they are fused.
+    """Forget all adapters. The weights are what they would be without them; or stay as they are, if they are fused.
 
     Raises:
         ValueError: the model is offloaded.
     """
     with _gate:
         adapters = adapters_of(model)
-        if adapters is not None and not adapters.fused:
+        if adapters is not None and adapters.fused:
+            adapters.forget()
+        elif adapters is not None:
             adapters.held, adapters.active = {}, {}
             adapters.merge(model)
         vars(model).pop("_adapters_merged", None)
@@ -204,7 +219,7 @@ def at_scale(models: Iterable[object], scale: float) -> Iterator[None]:
             _gate.wait()
         for model, adapters in mine:
             if adapters.scale != scale:
-                adapters.merge(model, scale)
+                adapters.merge(model, scale, chosen=False)
         for model, _ in mine:
             _users.setdefault(model, []).append(thread)
     try:
@@ -214,5 +229,5 @@ def at_scale(models: Iterable[object], scale: float) -> Iterator[None]:
             for model, adapters in mine:
                 _users[model].remove(thread)
                 if not _users[model] and adapters.scale != 1 and not adapters.fused:
-                    adapters.merge(model, 1.0)
+                    adapters.merge(model, 1.0, chosen=False)
             _gate.notify_all()

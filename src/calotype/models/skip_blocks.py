@@ -14,11 +14,16 @@ from .layers import Conv2d, fir_down, fir_up
 from .resnet import ResnetBlock
 
 
+def groups_for(channels: int) -> int:
+    """How many groups a norm of NCSN++ has: of 4 channels each, and no more than 32."""
+    return min(channels // 4, 32)
+
+
 def _resnet(
     channels: int, out: int, options: BlockOptions, fir: Callable[[Tensor], Tensor] | None = None, groups: int | None = None
 ) -> ResnetBlock:
     return ResnetBlock(
-        channels, out, options.time_channels, min(groups or channels // 4, 32), min(out // 4, 32), options.eps,
+        channels, out, options.time_channels, min(groups or groups_for(channels), 32), groups_for(out), options.eps,
         options.dropout, options.act, options.time_scale_shift, output_scale=math.sqrt(2), resample=fir,
         shortcut=True if fir else None,
     )
@@ -72,7 +77,7 @@ class SkipUpBlock(nn.Module):
         self.act = nn.SiLU()
         self.resnet_up = _resnet(out, out, options, fir_up) if upsample else None
         self.skip_conv = Conv2d(out, 3, 3, padding=1) if upsample else None
-        self.skip_norm = nn.GroupNorm(min(out // 4, 32), out, options.eps) if upsample else None
+        self.skip_norm = nn.GroupNorm(groups_for(out), out, options.eps) if upsample else None
 
     def forward(
         self, x: Tensor, passed: list[Tensor], time: Time, picture: Tensor | None, run: Run

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from ..config import register_to_config
 from ..outputs import Output
-from ..words import check_choice
+from ..words import check_choice, listing
 from .base import Model
 from .blocks import BlockOptions, DownBlock, MidBlock, UpBlock, named
 from .conditioning import Kept, Moment
 from .embeddings import FourierFeatures, TimestepEmbedding, sinusoidal
 from .layers import Conv2d, normed
-from .skip_blocks import SkipDownBlock, SkipUpBlock
+from .skip_blocks import SkipDownBlock, SkipUpBlock, groups_for
 from .unet import check_lengths, old_attention_name, skip_channels, whole_batch
 
 _SKIP = {"SkipDownBlock2D": "none", "AttnSkipDownBlock2D": "self", "SkipUpBlock2D": "none", "AttnSkipUpBlock2D": "self"}
@@ -47,6 +47,7 @@ class UNet2DModel(Model):
         mid_block_scale_factor: what sums in the middle are divided by.
         downsample_type, upsample_type: `"conv"` or `"resnet"`, of levels with attention. downsample_padding: of the former.
         dropout, act_fn, norm_num_groups, norm_eps, resnet_time_scale_shift: of the residual blocks.
+            `norm_num_groups` may be `None` in NCSN++, whose norms have groups of 4 channels, but never more than 32 groups.
         attention_head_dim: channels of a head. attn_norm_num_groups, add_attention: of the attention in the middle.
         class_embed_type, num_class_embeds: condition on class labels: `None` with `num_class_embeds`, `"timestep"` or
             `"identity"`.
@@ -63,7 +64,7 @@ class UNet2DModel(Model):
         block_out_channels: Sequence[int] = (224, 448, 672, 896), layers_per_block: int = 2,
         mid_block_scale_factor: float = 1, downsample_padding: int = 1, downsample_type: str = "conv",
         upsample_type: str = "conv", dropout: float = 0.0, act_fn: str = "silu", attention_head_dim: int | None = 8,
-        norm_num_groups: int = 32, attn_norm_num_groups: int | None = None, norm_eps: float = 1e-5,
+        norm_num_groups: int | None = 32, attn_norm_num_groups: int | None = None, norm_eps: float = 1e-5,
         resnet_time_scale_shift: str = "default", add_attention: bool = True, class_embed_type: str | None = None,
         num_class_embeds: int | None = None, num_train_timesteps: int | None = None,
     ):
@@ -90,9 +91,13 @@ class UNet2DModel(Model):
             self.class_embedding = nn.Embedding(num_class_embeds, time_channels)
 
         options = BlockOptions(
-            time_channels, layers_per_block, norm_num_groups, norm_eps, act_fn, dropout, resnet_time_scale_shift,
+            time_channels, layers_per_block, norm_num_groups or 32, norm_eps, act_fn, dropout, resnet_time_scale_shift,
             attention_groups=norm_num_groups, head_channels=attention_head_dim, downsample_padding=downsample_padding,
         )
+        plain = sorted({*down_block_types, *up_block_types} - _SKIP.keys())
+        if norm_num_groups is None and plain:
+            raise ValueError(f"norm_num_groups is None, which is only for models wholly of {listing(_SKIP)}: beside "
+                             f"{listing(plain)}, it must be a number of groups")
         self.down_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList()
         before = widths[0]
         for i, (kind, width) in enumerate(zip(down_block_types, widths, strict=True)):
@@ -106,9 +111,10 @@ class UNet2DModel(Model):
             before = width
 
         check_choice("mid_block_type", mid_block_type, ("UNetMidBlock2D", None))
-        mid_groups = norm_num_groups if resnet_time_scale_shift == "default" else None
+        inner_groups = groups_for(before) if norm_num_groups is None else norm_num_groups
+        mid_groups = inner_groups if resnet_time_scale_shift == "default" else None
         self.mid_block = None if mid_block_type is None else MidBlock(before, replace(
-            options, scale=mid_block_scale_factor, attention="self" if add_attention else "none",
+            options, groups=inner_groups, scale=mid_block_scale_factor, attention="self" if add_attention else "none",
             attention_groups=attn_norm_num_groups if attn_norm_num_groups is not None else mid_groups))
 
         skips = skip_channels(widths, [layers_per_block] * len(widths))
@@ -123,7 +129,7 @@ class UNet2DModel(Model):
                 self.up_blocks.append(UpBlock(before, taken, width, named(kind, level, "Up"), not last))
             before = width
 
-        out_groups = norm_num_groups if norm_num_groups is not None else min(widths[0] // 4, 32)
+        out_groups = groups_for(widths[0]) if norm_num_groups is None else norm_num_groups
         self.conv_norm_out = nn.GroupNorm(out_groups, widths[0], norm_eps)
         self.conv_act = nn.SiLU()
         self.conv_out = Conv2d(widths[0], out_channels, 3, padding=1)

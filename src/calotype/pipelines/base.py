@@ -6,31 +6,34 @@ import copy
 import inspect
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import nn
 
 from ..config import Configured, FrozenConfig
+from ..console import progress_bar
 from ..files import read_json, staged_folder
-from ..hub import split_options
+from ..hub import Source, split_options
+from ..load_options import drop_needless, take_device, take_dtype
 from ..models.base import Model
 from ..outputs import Output
 from ..prompts.remembered import forget
-from ..registry import PIPELINES, entry, find, known
+from ..registry import PIPELINES, check_component, entry, find, known
 from ..runtime import packed, recording
 from ..runtime.offload import check_stays
-from ..weight_files import is_weights
+from ..weight_files import replaced
 from ..words import check_keywords, listing, nearest
 from .generation import Step, Stop
+from .loading import INDEX, choose_files, options_of, read_components
 from .offloading import Offloading
 
 _log = logging.getLogger(__name__)
 _Self = TypeVar("_Self", bound="DiffusionPipeline")
-_HOW_TO_LOAD = ("low_cpu_mem_usage", "device_map", "use_onnx", "custom_pipeline", "custom_revision", "trust_remote_code")
 
 
 @dataclass
@@ -52,10 +55,12 @@ class DiffusionPipeline(Offloading, Configured):
             for that.
     """
 
-    config_name = "model_index.json"
+    config_name = INDEX
     optional_components: ClassVar[tuple[str, ...]] = ()
     """Components that may be `None`."""
 
+    _names: tuple[str, ...] = ()
+    _progress: Mapping[str, Any] = MappingProxyType({})
     _fast: bool = True
 
     @property
@@ -80,10 +85,10 @@ class DiffusionPipeline(Offloading, Configured):
             forget(model)
 
     def register_modules(self, **components: Any) -> None:
-        """Make `components` attributes of the pipeline, and part of what it saves."""
-        self._names: tuple[str, ...] = tuple(components)
-        self._progress: dict[str, Any] = {}
-        self._stop = Stop()
+        """Make `components` attributes of the pipeline, and part of what it saves, beside those that are registered already."""
+        if not self._names:
+            self._stop = Stop()
+        self._names = tuple({**dict.fromkeys(self._names), **components})
         for name, component in components.items():
             setattr(self, name, component)
 
@@ -111,36 +116,43 @@ class DiffusionPipeline(Offloading, Configured):
 
         Args:
             pretrained_model_name_or_path: a bundled name (`"calotype/emoji"`), a folder, or a Hub repository.
-            torch_dtype: the parameters' type (float32 by default); a dictionary gives it by component, with `"default"`.
-            variant: load `….variant.safetensors` (`"fp16"`) where there is one.
-            use_safetensors: `False` allows pickled weights, read by PyTorch's weights-only reader.
+            torch_dtype: the parameters' type (float32 by default, `"auto"` keeps the files'); a dictionary gives it by component,
+                with `"default"`. `dtype` is the same.
+            variant: load `….variant.safetensors` (`"fp16"`), and the plain weights of components that have none.
+            use_safetensors: `False` reads pickled weights where there are such, by PyTorch's weights-only reader.
+            device_map: the device (`"cuda"`; `"auto"` or `"balanced"`: the best there is); the CPU by default.
             **kwargs: components to use instead of the checkpoint's (`scheduler=…`, `safety_checker=None`), options of the
                 pipeline, and the options of `hub.Source` (`revision`, `token`, `cache_dir`, `local_files_only`, …).
 
         Raises:
-            FileNotFoundError: no such checkpoint; says what was tried.
+            FileNotFoundError: no such checkpoint, a component's files are missing, or none has weights of the variant.
             ValueError: the checkpoint names a class that there is not, or a file is damaged; names it.
         """
         source, given = split_options(pretrained_model_name_or_path, kwargs)
-        for ignored in _HOW_TO_LOAD:
-            given.pop(ignored, None)
-        if "dtype" in given:
-            given.setdefault("torch_dtype", given.pop("dtype"))
-        loading = {name: given.pop(name, None) for name in ("torch_dtype", "variant", "use_safetensors")}
-        index = read_json(source.file(cls.config_name))
+        drop_needless(given, "trust_remote_code")
+        device = take_device(given)
+        index_file = source.file(cls.config_name)
+        index = read_json(index_file)
         pipeline_class = cls._class_for(index, str(source.name))
         parameters = inspect.signature(pipeline_class.__init__).parameters
         takes = [name for name in parameters if name != "self"]
+        loading = {"torch_dtype": take_dtype(given, takes), **{name: given.pop(name, None) for name in (
+            "variant", "use_safetensors", "disable_mmap")}}
         check_keywords(f"{pipeline_class.__name__}.from_pretrained", given, takes + list(loading))
-        named = {name: tuple(said) for name, said in index.items() if isinstance(said, (list, tuple)) and len(said) == 2}
-        wanted = {name: said for name, said in named.items() if name in takes and name not in given and said[1]}
-        folder = source.folder(lambda names: _choose_files(names, wanted, loading))
+        named = read_components(index, parameters, index_file)
+        for name in named:
+            if name not in given:
+                check_component(name, index[name], repr(str(index_file)))
+        wanted = {name: class_name for name, class_name in named.items() if class_name and name not in given}
+        folder = source.folder(lambda names: choose_files(names, wanted, loading, str(source.name)))
+        choose_files([path.relative_to(folder).as_posix() for name in wanted for path in (folder / name).glob("*")], wanted,
+                     loading, str(source.name))  # a local folder was not asked for
         parts: dict[str, Any] = {}
         for name in _progress(takes, wanted):
             if name in given:
                 parts[name] = given[name]
             elif name in wanted:
-                parts[name] = pipeline_class._load_component(name, wanted[name][1], folder, loading)
+                parts[name] = pipeline_class._load_component(name, wanted[name], folder, loading)
             elif name in named:
                 parts[name] = None
             elif name in index:
@@ -152,14 +164,14 @@ class DiffusionPipeline(Offloading, Configured):
                 parts[name] = None
         pipeline = pipeline_class(**parts)
         pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
-        return pipeline  # type: ignore[return-value]
+        return pipeline if device is None else pipeline.to(device)  # type: ignore[return-value]
 
     @classmethod
     def _class_for(cls, index: dict[str, Any], where: str) -> type[DiffusionPipeline]:
         if cls is not DiffusionPipeline:
             return cls
         name = str(index.get("_class_name"))
-        if not known(name):
+        if name not in PIPELINES:
             raise ValueError(f"{where!r} is a checkpoint for {name!r}, a pipeline that there is not{nearest(name, PIPELINES)}"
                              f" (there are {listing(PIPELINES)})")
         return find(name)
@@ -169,12 +181,10 @@ class DiffusionPipeline(Offloading, Configured):
         if not known(class_name) and name in cls.optional_components:
             _log.warning("%s is left out: there is no %s", name, class_name)
             return None
-        component = find(class_name)
+        component, place = find(class_name), Source(folder, subfolder=name).folder(list)
         if not issubclass(component, nn.Module):
-            return component.from_pretrained(folder / name)
-        dtype = loading["torch_dtype"]
-        options = {**loading, "torch_dtype": dtype.get(name, dtype.get("default")) if isinstance(dtype, dict) else dtype}
-        return component.from_pretrained(folder / name, **options)
+            return component.from_pretrained(place)
+        return component.from_pretrained(place, **options_of(name, component, place, loading))
 
     @classmethod
     def from_pipe(cls: type[_Self], pipeline: DiffusionPipeline, **kwargs: Any) -> _Self:
@@ -207,8 +217,13 @@ class DiffusionPipeline(Offloading, Configured):
         for name, component in self.components.items():
             if component is not None and not known(str(entry(component)[1])):
                 raise ValueError(f"{name} is a {type(component).__name__}, which files have no name for: it cannot be saved")
-        stems = {str(component.weights_stem) for component in self._models()}
-        with staged_folder(save_directory, lambda name: any(is_weights(name, stem, variant) for stem in stems)) as scratch:
+        stems = {name: part.weights_stem for name, part in self.components.items() if isinstance(part, nn.Module)}
+
+        def stale(path: str) -> bool:
+            name, _, file = path.partition("/")
+            return name in stems and replaced(file, str(stems[name]), variant)
+
+        with staged_folder(save_directory, stale) as scratch:
             for name, component in self.components.items():
                 if isinstance(component, nn.Module):
                     component.save_pretrained(  # type: ignore[operator]
@@ -311,10 +326,8 @@ class DiffusionPipeline(Offloading, Configured):
         self._progress = kwargs
 
     def progress_bar(self, iterable: Iterable[Any] | None = None, total: int | None = None) -> Any:
-        """A tqdm progress bar over `iterable` or up to `total`."""
-        from tqdm.auto import tqdm
-
-        return tqdm(iterable, total=total, **self._progress)
+        """A tqdm progress bar over `iterable` or up to `total`; none where there is no console."""
+        return progress_bar(iterable, total=total, **self._progress)
 
     # -- calls that scripts make, and that have nothing to do here ------------------------------------------------------
 
@@ -331,23 +344,8 @@ class DiffusionPipeline(Offloading, Configured):
         """Nothing to do, as for `enable_xformers_memory_efficient_attention`."""
 
 
-def _choose_files(names: list[str], wanted: dict[str, tuple[str, str]], loading: dict[str, Any]) -> list[str]:
-    """Of a repository's files, those that the wanted components are loaded from."""
-    chosen = [DiffusionPipeline.config_name]
-    for part, (_, class_name) in wanted.items():
-        inside = [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
-        if known(class_name) and issubclass(find(class_name), nn.Module):
-            inside = find(class_name).choose_files(inside, loading["variant"], loading["use_safetensors"])
-        else:
-            inside = [name for name in inside if name.endswith((".json", ".txt")) and "/" not in name]
-        chosen += [f"{part}/{name}" for name in inside]
-    return chosen
-
-
 def _progress(names: list[str], loaded: dict[str, Any]) -> Iterable[str]:
     """`names`, with a progress bar on a terminal where several components are loaded."""
-    from tqdm.auto import tqdm
-
-    return tqdm(names, desc="Loading pipeline components", disable=None if len(loaded) > 1 else True, leave=False)
+    return progress_bar(names, desc="Loading pipeline components", disable=None if len(loaded) > 1 else True, leave=False)
 
 

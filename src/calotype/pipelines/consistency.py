@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..randomness import Generators
+from .call_arguments import takes_arguments
 from .class_labels import ClassLabels, class_numbers
 from .ddpm import UnconditionalPipeline
 
@@ -20,7 +21,7 @@ class ConsistencyModelPipeline(UnconditionalPipeline):
         unet: `UNet2DModel`, of classes or not. scheduler: `CMStochasticIterativeScheduler`.
     """
 
-    @torch.no_grad()
+    @takes_arguments
     def __call__(
         self, batch_size: int = 1, class_labels: ClassLabels | None = None, num_inference_steps: int = 1,
         timesteps: Sequence[int] | None = None, generator: Generators = None, latents: Tensor | None = None,

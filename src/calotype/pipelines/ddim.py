@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from ..randomness import Generators
 from ..schedulers.ddim import DDIMScheduler
+from .call_arguments import takes_arguments
 from .ddpm import UnconditionalPipeline
 
 
@@ -21,7 +20,7 @@ class DDIMPipeline(UnconditionalPipeline):
     def __init__(self, unet: Any, scheduler: Any):
         super().__init__(unet, DDIMScheduler.from_config(scheduler.config))
 
-    @torch.no_grad()
+    @takes_arguments
     def __call__(
         self, batch_size: int = 1, generator: Generators = None, eta: float = 0.0, num_inference_steps: int = 50,
         use_clipped_model_output: bool | None = None, output_type: str = "pil", return_dict: bool = True,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..images import OUTPUT_TYPES, postprocess
+from ..models.latent_space import unscaled
 from ..randomness import Generators, starting_noise
 from ..runtime.recording import call, checkable
 from ..schedulers.table import Table
 from ..words import check_choice
 from .base import DiffusionPipeline, ImagePipelineOutput
+from .call_arguments import takes_arguments
 from .decoding import decoded
 from .generation import Generation
 from .loop import Predict
@@ -38,8 +39,6 @@ class UnconditionalPipeline(DiffusionPipeline):
 
     def _noise(self, batch_size: int, generator: Generators, latents: Tensor | None = None) -> Tensor:
         """[B, C, H, W] the noise to begin with, of the network's own size; or the caller's `latents`, if they have that shape."""
-        if isinstance(batch_size, bool) or batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}, but must be at least 1")
         network = self._network
         size = network.config.sample_size
         if size is None:
@@ -51,7 +50,7 @@ class UnconditionalPipeline(DiffusionPipeline):
         """Pictures in [-1, 1] from the denoised sample."""
         if self._autoencoder is None:
             return sample
-        return decoded(self._autoencoder, sample / self._autoencoder.config.scaling_factor, generator=generator)
+        return decoded(self._autoencoder, unscaled(self._autoencoder, sample), generator=generator)
 
     def _sample(
         self, batch_size: int, generator: Generators, steps: int | None, output_type: str, return_dict: bool, **options: Any
@@ -97,7 +96,7 @@ class DDPMPipeline(UnconditionalPipeline):
         unet: `UNet2DModel`. scheduler: any scheduler.
     """
 
-    @torch.no_grad()
+    @takes_arguments
     def __call__(
         self, batch_size: int = 1, generator: Generators = None, num_inference_steps: int = 1000,
         output_type: str = "pil", return_dict: bool = True,

@@ -15,6 +15,19 @@ from ..runtime.scope import current
 _log = logging.getLogger(__name__)
 
 
+def check_finite(sample: Tensor, what: str = "latents") -> None:
+    """Raise a `FloatingPointError` if a denoised sample has values that are not finite, and say what may help."""
+    if torch.isfinite(sample).all():
+        return
+    if sample.dtype == torch.float16:
+        raise FloatingPointError(
+            f"the {what} are not finite: the model overflowed in torch.float16, whose values end at 65,504; load it with "
+            "torch_dtype=torch.bfloat16 or torch_dtype=torch.float32")
+    raise FloatingPointError(
+        f"the {what} are not finite: the model's weights are damaged, the scheduler's config does not suit the model, or a "
+        f"callback changed the {what} (an overflow is unlikely in {sample.dtype})")
+
+
 def decoded(autoencoder: Any, latents: Tensor, **options: Any) -> Tensor:
     """[B, 3, H, W] in [-1, 1] from unscaled latents; `options` go to the autoencoder.
 
@@ -23,10 +36,7 @@ def decoded(autoencoder: Any, latents: Tensor, **options: Any) -> Tensor:
     Raises:
         FloatingPointError: latents or pictures are not finite.
     """
-    if not torch.isfinite(latents).all():
-        raise FloatingPointError(
-            f"the latents are not finite: the model overflowed in {latents.dtype}, or the scheduler does not suit it; "
-            "try torch.bfloat16 or torch.float32")
+    check_finite(latents)
     latents = latents.to(autoencoder.dtype)
     if latents.is_cuda and current() is not None:
         latents = prepared(autoencoder, latents)

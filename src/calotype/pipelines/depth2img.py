@@ -6,15 +6,17 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..arguments import finite, shown
 from ..depth import DPTForDepthEstimation, DPTImageProcessor
+from ..images.conversion import rgb_images
 from ..prompts.encode import Prompt
 from ..prompts.textual_inversion import TextualInversion
-from .img2img import check_strength
-from .latent import LatentPipeline
+from .latent import GivenImages, LatentPipeline
 from .request import Request, takes_request
 
 _log = logging.getLogger(__name__)
@@ -29,6 +31,7 @@ class StableDiffusionDepth2ImgPipeline(TextualInversion, LatentPipeline):
             installed: then calls need a `depth_map`. feature_extractor: transformers' `DPTImageProcessor`, or `None`.
     """
 
+    _right_size = True
     _callback_tensor_inputs = ("latents", "prompt_embeds", "negative_prompt_embeds", "depth_mask")
     optional_components = ("depth_estimator", "feature_extractor")
     depth_estimator: Any
@@ -68,26 +71,41 @@ class StableDiffusionDepth2ImgPipeline(TextualInversion, LatentPipeline):
         Returns:
             `StableDiffusionPipelineOutput`.
         """
-        check_strength(strength)
         generation = self._begin(request, guidance_scale, prompt)
-        pictures = self.image_processor.preprocess(image)
-        depth = self._estimated(image) if depth_map is None else torch.as_tensor(depth_map)
-        generation.read(prompt, len(pictures))
-        if depth.ndim != 3 or generation.size % len(depth):
+        given = self.given_images(image)
+        depth = self._estimated(image, given) if depth_map is None else checked_depth(depth_map)
+        generation.read(prompt, len(given))
+        if generation.size % len(depth):
             raise ValueError(f"depth_map is {list(depth.shape)}, but must be [n, h, w], one or one for each of "
-                             f"{len(pictures)} pictures")
+                             f"{len(given)} pictures")
         table = generation.table(num_inference_steps, strength=strength)
-        latents = self.noised_latents(generation, table, pictures)
+        latents = self.noised_latents(generation, table, given)
         generation.held["depth_mask"] = depth_mask(depth, latents).repeat_interleave(generation.size // len(depth), dim=0)
         return generation.finish(table, latents, self._develop(request), joined=("depth_mask",))
 
-    def _estimated(self, image: Any) -> Tensor:
+    def _estimated(self, image: Any, given: GivenImages) -> Tensor:
         """[n, h, w] the depth of pictures, estimated."""
+        if given.latents:
+            raise ValueError("image is latents, of which no depth can be estimated: give a depth_map, or pictures")
         if self.depth_estimator is None or self.feature_extractor is None:
             raise ValueError("this pipeline has no depth_estimator or no feature_extractor: give a depth_map, or install "
                              "transformers (pip install 'calotype[depth]') and load the checkpoint again")
-        pixels = self.feature_extractor(image, return_tensors="pt").pixel_values
+        pixels = self.feature_extractor(rgb_images(image), return_tensors="pt").pixel_values
         return self.depth_estimator(pixels.to(self.depth_estimator.device, self.depth_estimator.dtype)).predicted_depth
+
+
+def checked_depth(given: Any) -> Tensor:
+    """[n, h, w] depth as it was given; whole numbers are depths too, of estimators that count.
+
+    Raises:
+        ValueError: it is no tensor, array or list, has other axes or none, or values that are not finite.
+    """
+    depth = torch.as_tensor(given) if isinstance(given, Tensor | np.ndarray | list) else given
+    depth = depth.float() if isinstance(depth, Tensor) and not depth.is_complex() and depth.dtype != torch.bool else depth
+    if not isinstance(depth, Tensor) or depth.ndim != 3 or not depth.is_floating_point() or not depth.numel():
+        raise ValueError(f"depth_map is {shown(given)}, but must be a tensor of numbers of shape [n, h, w], one or one for each "
+                         "image")
+    return finite("depth_map", depth)
 
 
 def depth_mask(depth: Tensor, like: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..randomness import Generators
 from ..words import check_choice
+from .call_arguments import takes_arguments
 from .class_labels import ClassLabels, class_numbers
 from .ddpm import UnconditionalPipeline
 from .guidance import guide
@@ -57,7 +58,7 @@ class DiTPipeline(UnconditionalPipeline):
             check_choice("a label", name, self.labels)
         return [self.labels[name] for name in names]
 
-    @torch.no_grad()
+    @takes_arguments
     def __call__(
         self, class_labels: ClassLabels, guidance_scale: float = 4.0, generator: Generators = None,
         num_inference_steps: int = 50, output_type: str = "pil", return_dict: bool = True,

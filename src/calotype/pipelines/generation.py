@@ -19,6 +19,7 @@ from torch import Tensor
 from ..images.previews import latent_preview, rgb_factors
 from ..runtime.scope import Scope, fast_path
 from ..schedulers.table import Table
+from .decoding import check_finite
 from .loop import AfterStep, Predict, denoise
 
 
@@ -122,6 +123,7 @@ class Generation:
         def developed(latents: Tensor) -> Any:
             self._recheck()
             with torch.no_grad(), self.fast():
+                check_finite(latents, "samples" if autoencoder is None else "latents")
                 return develop(latents)
 
         def fitted(latents: Tensor) -> list[Any]:

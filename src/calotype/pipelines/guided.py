@@ -8,14 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import least_strength, shown
 from ..models.conditioning import repeated
 from ..models.deep_features import DeepFeatures, DeepMoment, check_reusable
 from ..models.embeddings import sinusoidal
 from ..models.merging import at_scale, changes
 from ..prompts.encode import Prompt
-from ..randomness import randn, starting_noise
+from ..randomness import check_generators, randn, starting_noise
 from ..runtime.recording import call, checkable
 from ..schedulers.table import Table
+from ..words import check_choice
 from .generation import Generation
 from .guidance import guide
 from .quality import shallow_calls
@@ -72,6 +74,7 @@ class GuidedGeneration(Generation):
 
         self.text, self.unwanted = ready(wanted), None if unwanted is None else ready(unwanted)
         self.size = len(self.text)
+        check_generators(self.request.generator, self.size, self.device)
         if self.unwanted is not None:
             self.text = torch.cat([self.unwanted, self.text])
 
@@ -86,7 +89,8 @@ class GuidedGeneration(Generation):
             count = steps if places is None else len(places)
             skipped = count - min(int(count * strength), count)
             if skipped >= count:
-                raise ValueError(f"strength {strength} leaves none of {count} steps: at least {1 / count:g} leaves one")
+                raise ValueError(f"strength {strength:g} leaves none of {count} steps: at least {least_strength(count):g} leaves "
+                                 "one")
             begin = skipped * scheduler.order
         table: Table = scheduler.table(
             steps if places is None else None, timesteps=timesteps, sigmas=sigmas, begin=begin, **options)
@@ -144,6 +148,7 @@ class GuidedGeneration(Generation):
         if channels is not None and timestep_cond is None:
             scale = _embed_scale(pipeline._guidance_scale, channels, self.dtype, self.device)
             self.held["w_embedding"] = scale.expand(self.size, -1)
+        self._tensors(latents)  # that one is not there is said now, and not after the first step
 
         shallow = shallow_calls(table, request.quality)
         remembers = any(shallow)
@@ -159,12 +164,11 @@ class GuidedGeneration(Generation):
             """
             if self.others_look_on or half not in told:
                 text, beside = self.text[-self.size:] if half else self.text, self.held.get("w_embedding", timestep_cond)
-                rows = slice(row, row + 1) if self.others_look_on else slice(None)
                 told[half] = unet.moments(
-                    (timesteps if times is None else times)[rows], class_labels=_for_copies(class_labels, text),
+                    timesteps if times is None else times, class_labels=_for_copies(class_labels, text),
                     timestep_cond=_for_copies(beside, text)), unet.keep(text)
             moments, kept = told[half]
-            return moments[0 if self.others_look_on else row], kept
+            return moments[row], kept
 
         def plainly(unet: Any, row: int, sample: Tensor) -> Tensor:
             """What the model says when it is just called: nothing shared, nothing kept."""
@@ -217,12 +221,26 @@ class GuidedGeneration(Generation):
 
         return self.run(table, latents, predict, develop, request.generator, after_step, pipeline.vae)
 
-    def _call_back(self, row: int, timestep: Tensor, sample: Tensor) -> Tensor:
+    def _tensors(self, sample: Tensor) -> dict[str, Any]:
+        """What the callback is given, by name."""
         everything = {**self.held, "latents": sample, "prompt_embeds": self.text, "negative_prompt_embeds": self.unwanted}
-        given: dict[str, Any] = {name: everything[name] for name in self.request.callback_on_step_end_tensor_inputs}
+        for name in self.request.callback_on_step_end_tensor_inputs:
+            check_choice("a callback tensor of this generation", name, everything)
+        return {name: everything[name] for name in self.request.callback_on_step_end_tensor_inputs}
+
+    def _call_back(self, row: int, timestep: Tensor, sample: Tensor) -> Tensor:
         callback = self.request.callback_on_step_end
         assert callback is not None
-        changed: Mapping[str, Any] = callback(self.pipeline, row, timestep, given) or {}
+        changed: Any = callback(self.pipeline, row, timestep, self._tensors(sample))
+        changed = {} if changed is None else changed
+        if not isinstance(changed, Mapping):
+            raise TypeError(f"callback_on_step_end returned {shown(changed)}, but must return a dictionary of tensors, or None")
+        for name, tensor in changed.items():
+            if tensor is not None and not isinstance(tensor, Tensor):
+                raise TypeError(f"callback_on_step_end returned {shown(tensor)} as {name!r}, but must return tensors")
+        if changed.get("latents", sample).shape != sample.shape:
+            raise ValueError(f"callback_on_step_end returned latents of shape {list(changed['latents'].shape)}, but must return "
+                             f"them as they were given, {list(sample.shape)}")
         self.text = changed.get("prompt_embeds", self.text)
         self.unwanted = changed.get("negative_prompt_embeds", self.unwanted)
         self.held.update({name: changed[name] for name in self.held.keys() & changed.keys()})

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..images.reading import described
 from .latent import LatentPipeline
 from .request import Request, takes_request
 from .stable_diffusion import warn_unchecked
@@ -22,6 +23,7 @@ class StableDiffusionImageVariationPipeline(LatentPipeline):
         requires_safety_checker: whether the checkpoint asks for one.
     """
 
+    _right_size = True
     image_encoder: Any
     optional_components = ("safety_checker",)
 
@@ -63,7 +65,14 @@ class StableDiffusionImageVariationPipeline(LatentPipeline):
 
 
 def embed_pictures(pipeline: Any, image: Any) -> Tensor:
-    """[n, C] the embeddings of pictures by CLIP, or of a tensor [n, 3, S, S] that the feature extractor has prepared."""
+    """[n, C] the embeddings of pictures by CLIP, or of a tensor [n, 3, S, S] that the feature extractor has prepared.
+
+    Raises:
+        ValueError: a tensor of another shape, or with values that are not finite.
+    """
     encoder = pipeline.image_encoder
+    if isinstance(image, Tensor) and (image.ndim != 4 or image.shape[1] != 3 or not image.isfinite().all()):
+        raise ValueError(f"image is a {described(image)}, but a tensor must be [n, 3, S, S] of finite values, as "
+                         "feature_extractor makes it; PIL images and arrays may be of any size")
     pixels = image if isinstance(image, Tensor) else pipeline.feature_extractor(image, return_tensors="pt").pixel_values
     return encoder(pixels.to(encoder.device, encoder.dtype)).image_embeds

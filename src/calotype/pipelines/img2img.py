@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..prompts.encode import Prompt
+from .old_configs import LATENTS_ARE_NOT_CLIPPED
 from .request import Request, takes_request
 from .stable_diffusion import StableDiffusionBase
 
 
 class StableDiffusionImg2ImgPipeline(StableDiffusionBase):
     """Pictures changed by a text. Its components are those of `StableDiffusionBase`."""
+
+    _right_entries, _right_size = LATENTS_ARE_NOT_CLIPPED, True
 
     @takes_request
     def __call__(
@@ -33,15 +36,8 @@ class StableDiffusionImg2ImgPipeline(StableDiffusionBase):
         Returns:
             `StableDiffusionPipelineOutput`.
         """
-        check_strength(strength)
         generation = self._begin(request, guidance_scale, prompt)
-        pictures = self.image_processor.preprocess(image)
-        generation.read(prompt, len(pictures))
+        given = self.given_images(image)
+        generation.read(prompt, len(given))
         table = generation.table(num_inference_steps, timesteps, sigmas, strength)
-        return generation.finish(table, self.noised_latents(generation, table, pictures), self._develop(request))
-
-
-def check_strength(strength: float) -> None:
-    """Refuse a strength outside (0, 1]."""
-    if not 0 < strength <= 1:
-        raise ValueError(f"strength is {strength}, but must be above 0 and at most 1")
+        return generation.finish(table, self.noised_latents(generation, table, given), self._develop(request))

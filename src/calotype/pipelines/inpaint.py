@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..arguments import tensor
 from ..images.masks import masked_picture, prepare_mask
 from ..images.vae_processor import VaeImageProcessor
 from ..models.autoencoder_asymmetric import AsymmetricAutoencoderKL
 from ..prompts.encode import Prompt
 from .guided import GuidedGeneration
-from .img2img import check_strength
+from .latent import GivenImages
+from .old_configs import NO_RUNGE_KUTTA
 from .request import Request, takes_request
 from .stable_diffusion import StableDiffusionBase
 
@@ -27,6 +29,7 @@ class StableDiffusionInpaintPipeline(StableDiffusionBase):
     step, noised to that step's level.
     """
 
+    _right_entries, _right_size = NO_RUNGE_KUTTA, True
     _callback_tensor_inputs = ("latents", "prompt_embeds", "negative_prompt_embeds", "mask", "masked_image_latents")
 
     @cached_property
@@ -60,7 +63,6 @@ class StableDiffusionInpaintPipeline(StableDiffusionBase):
             `StableDiffusionPipelineOutput`. The autoencoder changes what is kept a little; the picture itself is put back
             by `pipeline.image_processor.apply_overlay(mask_image, image, result)`.
         """
-        check_strength(strength)
         height, width = self.picture_size(height, width)
         generation = self._begin(request, guidance_scale, prompt)
         where: dict[str, Any] = {}
@@ -72,24 +74,25 @@ class StableDiffusionInpaintPipeline(StableDiffusionBase):
             def paste(made: list[Any]) -> list[Any]:
                 return [self.image_processor.apply_overlay(mask_image, image, one, region) for one in made]
 
-        pictures = self.image_processor.preprocess(image, height=height, width=width, **where)
+        given = self.given_images(image, height=height, width=width, **where)
         mask = prepare_mask(mask_image, height, width, self.mask_processor, **where)
-        if len(mask) not in (1, len(pictures)):
-            raise ValueError(f"{len(mask)} masks for {len(pictures)} pictures: give one, or one for each")
-        generation.read(prompt, len(pictures))
+        if len(mask) not in (1, len(given)):
+            raise ValueError(f"{len(mask)} masks for {len(given)} pictures: give one, or one for each")
+        generation.read(prompt, len(given))
         table = generation.table(num_inference_steps, timesteps, sigmas, strength)
         known = self.unet.config.in_channels == self.vae.config.latent_channels
-        clean = self.starting_latents(generation, pictures) if known or strength < 1 else None
+        clean = self.starting_latents(generation, given) if known or strength < 1 else None
         factor = self.vae_scale_factor
         noise = generation.noise(self.vae.config.latent_channels, height // factor, width // factor, latents)
         start = noise * table.init_noise_sigma if strength == 1 or clean is None else table.noised(clean, noise)
         small = F.interpolate(mask, size=noise.shape[2:]).to(noise)
         generation.held["mask"] = small.repeat_interleave(generation.size // len(small), dim=0)
-        if known:
-            generation.skip_noise(len(pictures), *noise.shape[1:])  # that of the masked picture, which nobody looks at
+        asked_for = "masked_image_latents" in request.callback_on_step_end_tensor_inputs
+        if known and masked_image_latents is None and not asked_for:
+            generation.skip_noise(len(given), *noise.shape[1:])  # that of the masked picture, which nobody looks at
         else:
             generation.held["masked_image_latents"] = self._masked_latents(
-                generation, pictures, mask, masked_image_latents, noise)
+                generation, given, mask, masked_image_latents, noise)
 
         def put_back(row: int, sample: Tensor) -> Tensor:
             assert clean is not None
@@ -97,19 +100,22 @@ class StableDiffusionInpaintPipeline(StableDiffusionBase):
             return torch.lerp(at_level, sample, generation.held["mask"])
 
         # a decoder that looks at what is kept
-        decoding = {"image": pictures, "mask": mask} if isinstance(self.vae, AsymmetricAutoencoderKL) else {}
+        decoding = {"image": given.values, "mask": mask} if isinstance(self.vae, AsymmetricAutoencoderKL) else {}
         return generation.finish(
             table, start, self._develop(request, paste, **decoding), joined=() if known else ("mask", "masked_image_latents"),
             put_back=put_back if known else None)
 
     def _masked_latents(
-        self, generation: GuidedGeneration, pictures: Tensor, mask: Tensor, given: Tensor | None, like: Tensor
+        self, generation: GuidedGeneration, given: GivenImages, mask: Tensor, masked: Tensor | None, like: Tensor
     ) -> Tensor:
-        if given is None:
-            return self.starting_latents(generation, masked_picture(pictures, mask))
-        if given.shape[1:] != like.shape[1:] or generation.size % len(given):
-            raise ValueError(f"masked_image_latents have the shape {list(given.shape)}, and must have {list(like.shape)}")
-        return given.to(like).repeat_interleave(generation.size // len(given), dim=0)
+        if masked is None:
+            if given.latents:
+                raise ValueError("image is latents, which cannot be masked for this UNet: give masked_image_latents, or images")
+            return self.starting_latents(generation, GivenImages(masked_picture(given.values, mask), latents=False))
+        tensor("masked_image_latents", masked, "n", *like.shape[1:])
+        if generation.size % len(masked):
+            raise ValueError(f"masked_image_latents are {len(masked)} for {generation.size} images: give one, or one for each")
+        return masked.to(like).repeat_interleave(generation.size // len(masked), dim=0)
 
     def _crop_region(
         self, request: Request, image: Any, mask: Any, height: int, width: int, padding: int

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..prompts.encode import Prompt
 from .guidance import guide_edit
+from .latent import GivenImages
 from .request import Request, takes_request
 from .stable_diffusion import StableDiffusionBase
 
@@ -55,10 +56,10 @@ class StableDiffusionInstructPix2PixPipeline(StableDiffusionBase):
         generation = self._begin(request, guidance_scale, prompt)
         own = generation.pipeline
         own._image_guidance_scale = image_guidance_scale
-        pictures = self.image_processor.preprocess(image)
-        generation.read(prompt, len(pictures))
+        given = self.given_images(image)
+        generation.read(prompt, len(given))
         table = generation.table(num_inference_steps)
-        seen = self.unscaled_latents(pictures).to(generation.device, generation.dtype)
+        seen = self.unscaled_latents(given).to(generation.device, generation.dtype)
         seen = seen.repeat_interleave(generation.size // len(seen), dim=0)
         noise = generation.noise(self.vae.config.latent_channels, seen.shape[2], seen.shape[3], latents)
         if generation.unwanted is not None:  # given text and picture, the picture, and neither
@@ -73,9 +74,9 @@ class StableDiffusionInstructPix2PixPipeline(StableDiffusionBase):
         return generation.finish(
             table, noise * table.init_noise_sigma, self._develop(request), joined=("image_latents",), combine=combine)
 
-    def unscaled_latents(self, pictures: Tensor) -> Tensor:
-        """[n, 4, h, w] the most likely latents of pictures [n, 3, H, W] in [-1, 1], not scaled; or latents as they are."""
-        if pictures.shape[1] == self.vae.config.latent_channels:
-            return pictures
-        encoded = self.vae.encode(pictures.to(self.vae.device, self.vae.dtype))
+    def unscaled_latents(self, given: GivenImages) -> Tensor:
+        """[n, 4, h, w] the most likely latents of pictures, not scaled; or latents as they are."""
+        if given.latents:
+            return given.values
+        encoded = self.vae.encode(given.values.to(self.vae.device, self.vae.dtype))
         return encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents

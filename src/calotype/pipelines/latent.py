@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from ..arguments import tensor, whole_number
 from ..images import postprocess
+from ..images.reading import are_latents
 from ..images.vae_processor import VaeImageProcessor
+from ..models.latent_space import scaled, unscaled
 from ..models.merging import at_scale
 from ..prompts.encode import Prompt, encode_pair
 from ..prompts.remembered import remembering
@@ -22,6 +25,7 @@ from .base import DiffusionPipeline, ImagePipelineOutput
 from .decoding import decoded
 from .guided import GuidedGeneration
 from .lora import LoraAdapters
+from .old_configs import right_scheduler, right_size
 from .request import Request
 
 
@@ -30,6 +34,17 @@ class StableDiffusionPipelineOutput(ImagePipelineOutput):
     """`images`, and `nsfw_content_detected`: for each picture, whether the safety checker withheld it (`None` without one)."""
 
     nsfw_content_detected: list[bool] | None = None
+
+
+@dataclass(frozen=True)
+class GivenImages:
+    """What a call begins with: `values` are pictures [n, 3, H, W] in [-1, 1], or [n, C, h, w] latents already."""
+
+    values: Tensor
+    latents: bool
+
+    def __len__(self) -> int:
+        return len(self.values)
 
 
 class LatentPipeline(LoraAdapters, DiffusionPipeline):
@@ -43,7 +58,19 @@ class LatentPipeline(LoraAdapters, DiffusionPipeline):
     safety_checker: Any = None
     feature_extractor: Any = None
 
+    _right_entries: ClassVar[Mapping[str, Any]] = {}
+    _right_size: ClassVar[bool] = False
+    """What is put right in old configs: see `old_configs`."""
+
+    def register_modules(self, **components: Any) -> None:
+        """Make `components` attributes of the pipeline, old ones put right where pipelines of this class do so."""
+        components["scheduler"] = right_scheduler(components["scheduler"], self._right_entries)
+        if self._right_size:
+            right_size(components["unet"])
+        super().register_modules(**components)
+
     _callback_tensor_inputs: tuple[str, ...] = ("latents", "prompt_embeds", "negative_prompt_embeds")
+    _resample = "lanczos"  # how the pictures of calls are resized
 
     @property
     def vae_scale_factor(self) -> int:
@@ -54,7 +81,8 @@ class LatentPipeline(LoraAdapters, DiffusionPipeline):
     def image_processor(self) -> VaeImageProcessor:
         """Pictures to tensors and back."""
         return VaeImageProcessor(
-            vae_scale_factor=self.vae_scale_factor, vae_latent_channels=self.vae.config.latent_channels, do_convert_rgb=True)
+            vae_scale_factor=self.vae_scale_factor, vae_latent_channels=self.vae.config.latent_channels,
+            resample=self._resample, do_convert_rgb=True)
 
     # -- one generation's own --------------------------------------------------------------------------------------------
 
@@ -87,13 +115,23 @@ class LatentPipeline(LoraAdapters, DiffusionPipeline):
 
         `lora_scale`: how much adapters of the text encoder count here, beside what `set_adapters` said.
         """
-        scaled = nullcontext() if lora_scale is None else at_scale([self.text_encoder], lora_scale)
-        with torch.no_grad(), scaled, remembering(self.fast):
+        for name, given in (("prompt_embeds", prompt_embeds), ("negative_prompt_embeds", negative_prompt_embeds)):
+            if given is not None:
+                self._check_embeds(name, given)
+        adapted = nullcontext() if lora_scale is None else at_scale([self.text_encoder], lora_scale)
+        with torch.no_grad(), adapted, remembering(self.fast):
             wanted, unwanted = encode_pair(
                 self.tokenizer, self.text_encoder, prompt, negative_prompt, num_images_per_prompt,
                 do_classifier_free_guidance, prompt_embeds, negative_prompt_embeds, clip_skip, self.unet.dtype, **options)
         device = device or self.unet.device
         return wanted.to(device), None if unwanted is None else unwanted.to(device)
+
+    def _check_embeds(self, name: str, given: Tensor) -> None:
+        """Refuse hidden states of texts that this UNet cannot look at."""
+        channels = self.unet.config.get("encoder_hid_dim") or self.unet.config.get("cross_attention_dim")
+        one_width = isinstance(channels, int)  # not where levels of the UNet look at different parts
+        tensor(name, given, "batch", "tokens", channels if one_width else "channels",
+               because="as this UNet's cross_attention_dim says" if one_width else "")
 
     def encode_pictures(self, pictures: Tensor, generator: Generators = None) -> Tensor:
         """[B, C, H / f, W / f] scaled latents of pictures [B, 3, H, W] in [-1, 1], drawn from the encoder's distribution.
@@ -105,20 +143,28 @@ class LatentPipeline(LoraAdapters, DiffusionPipeline):
             return torch.cat([self.encode_pictures(one, own) for one, own in zip(pictures.split(1), generator, strict=True)])
         encoded = self.vae.encode(pictures)
         latents = encoded.latent_dist.sample(generator) if hasattr(encoded, "latent_dist") else encoded.latents
-        return (latents * self.vae.config.scaling_factor).to(self.unet.dtype)
+        return scaled(self.vae, latents).to(self.unet.dtype)
 
-    def starting_latents(self, generation: GuidedGeneration, pictures: Tensor) -> Tensor:
-        """[B, C, h, w] clean latents of the pictures [n, 3, H, W] that a generation begins with, each for its share of B.
+    def given_images(self, image: Any, **how: Any) -> GivenImages:
+        """The `image` of a call, prepared by the image processor, which is told `how`; `are_latents` tells what it is.
 
-        Latents [n, C, h, w] may be given in their place.
+        Raises:
+            ValueError: it is neither pictures nor latents, or nothing.
         """
-        if pictures.shape[1] == self.vae.config.latent_channels:
-            return generation.for_each(pictures.to(generation.device, generation.dtype), lambda latents: latents)
-        return generation.for_each(pictures, lambda each: self.encode_pictures(each, generation.request.generator))
+        if image is None:
+            raise ValueError("image is None, but must be a PIL image, an array, a tensor or a list of them")
+        latents = are_latents(image, self.vae.config.latent_channels)
+        return GivenImages(self.image_processor.preprocess(image, **how), latents)
 
-    def noised_latents(self, generation: GuidedGeneration, table: Table, pictures: Tensor) -> Tensor:
+    def starting_latents(self, generation: GuidedGeneration, given: GivenImages) -> Tensor:
+        """[B, C, h, w] clean latents of the pictures that a generation begins with, each for its share of B."""
+        if given.latents:
+            return generation.for_each(given.values.to(generation.device, generation.dtype), lambda latents: latents)
+        return generation.for_each(given.values, lambda each: self.encode_pictures(each, generation.request.generator))
+
+    def noised_latents(self, generation: GuidedGeneration, table: Table, given: GivenImages) -> Tensor:
         """[B, C, h, w] the `starting_latents`, noised to the level at which `table` begins."""
-        clean = self.starting_latents(generation, pictures)
+        clean = self.starting_latents(generation, given)
         return table.noised(clean, generation.noise(*clean.shape[1:]))
 
     def initial_noise(
@@ -131,7 +177,7 @@ class LatentPipeline(LoraAdapters, DiffusionPipeline):
 
     def decode_latents(self, latents: Tensor, **options: Any) -> Tensor:
         """[B, 3, H, W] in [-1, 1] from scaled latents; `options` go to the autoencoder. See `decoding.decoded`."""
-        return decoded(self.vae, latents / self.vae.config.scaling_factor, **options)
+        return decoded(self.vae, unscaled(self.vae, latents), **options)
 
     def _develop(
         self, request: Request, paste: Callable[[list[Any]], list[Any]] | None = None, **decoding: Any
@@ -170,10 +216,13 @@ class LatentPipeline(LoraAdapters, DiffusionPipeline):
         sizes = (size, size) if isinstance(size, int) else tuple(size or (64, 64))
         height = sizes[0] * self.vae_scale_factor if height is None else height
         width = sizes[1] * self.vae_scale_factor if width is None else width
-        for name, value in (("height", height), ("width", width)):
-            if value < 1 or value % self.vae_scale_factor:
-                raise ValueError(f"{name} is {value}, but must be a multiple of {self.vae_scale_factor}")
-        return height, width
+        return self._side("height", height), self._side("width", width)
+
+    def _side(self, name: str, given: Any) -> int:
+        side, factor = whole_number(name, given, least=None, floats=True), self.vae_scale_factor
+        if side < 1 or side % factor:
+            raise ValueError(f"{name} is {side}, but must be a multiple of {factor}, from {factor} on")
+        return side
 
     # -- more calls that scripts make ---------------------------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ from ..prompts.encode import Prompt
 from ..schedulers.lcm import DistilledScheduler
 from ..schedulers.table import Table
 from .guided import GuidedGeneration
-from .img2img import check_strength
 from .request import Request, takes_request
 from .stable_diffusion import StableDiffusionBase
 
@@ -97,12 +96,12 @@ class LatentConsistencyModelImg2ImgPipeline(_Distilled):
         Returns:
             `StableDiffusionPipelineOutput`.
         """
-        check_strength(strength)
         generation = self._begin(request, guidance_scale, prompt)
-        pictures = self.image_processor.preprocess(image)
-        generation.read(prompt, len(pictures))
+        given = self.given_images(image)
+        generation.read(prompt, len(given))
         table = self._table(generation, num_inference_steps, original_inference_steps, timesteps, strength)
         if latents is not None:
-            channels, height, width = latents.shape[-3:]
-            return generation.finish(table, generation.noise(channels, height, width, latents), self._develop(request))
-        return generation.finish(table, self.noised_latents(generation, table, pictures), self._develop(request))
+            height, width = latents.shape[2:]
+            noisy = generation.noise(self.vae.config.latent_channels, height, width, latents)
+            return generation.finish(table, noisy, self._develop(request))
+        return generation.finish(table, self.noised_latents(generation, table, given), self._develop(request))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..arguments import tensor
 from ..prompts.encode import Prompt, texts_of, tokenized
 from .latent import LatentPipeline
 from .request import Request, takes_request
@@ -27,6 +28,8 @@ class StableDiffusionLatentUpscalePipeline(LatentPipeline):
         unet: `UNet2DConditionModel` of `KDownBlock2D`, … scheduler: any scheduler, such as `EulerDiscreteScheduler`; its
             `prediction_type` is left aside.
     """
+
+    _resample = "bicubic"
 
     def __init__(self, vae: Any, text_encoder: Any, tokenizer: Any, unet: Any, scheduler: Any):
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
@@ -59,7 +62,7 @@ class StableDiffusionLatentUpscalePipeline(LatentPipeline):
         """
         generation = self._begin(request, guidance_scale, prompt)
         guided = generation.pipeline.do_classifier_free_guidance
-        pictures = self.image_processor.preprocess(image)
+        given = self.given_images(image)
         wanted, pooled = self._read("prompt", prompt, request.prompt_embeds, pooled_prompt_embeds)
         unwanted, pools = None, [pooled]
         if guided:
@@ -68,8 +71,8 @@ class StableDiffusionLatentUpscalePipeline(LatentPipeline):
             if len(unwanted) not in (1, len(wanted)):
                 raise ValueError(f"{len(unwanted)} negative prompts for {len(wanted)} prompts: give one, or one for each")
             unwanted, pools = unwanted.expand(len(wanted), -1, -1), [other, pooled]
-        generation.condition(wanted, unwanted, len(pictures))
-        small = self.starting_latents(generation, pictures)
+        generation.condition(wanted, unwanted, len(given))
+        small = self.starting_latents(generation, given)
         multiple = 2 ** (len(self.unet.config.block_out_channels) - 2)
         if any(side % multiple for side in small.shape[2:]):
             raise ValueError(f"the pictures have latents of {small.shape[2]} x {small.shape[3]}, but both must be multiples of "
@@ -85,12 +88,22 @@ class StableDiffusionLatentUpscalePipeline(LatentPipeline):
             table, noise * table.init_noise_sigma, self._develop(request), joined=("image_latents",),
             translate=lambda output: -output[:, :-1], timestep_cond=told, times=levels.log() / 4)
 
+    @property
+    def _pooled_channels(self) -> int | str:
+        """How wide pooled texts are that this UNet is told beside the level of noise."""
+        told = self.unet.config.time_cond_proj_dim
+        return "channels" if told is None else told - 2 * _LEVELS
+
     def _read(self, what: str, text: Prompt, states: Tensor | None, pooled: Tensor | None) -> tuple[Tensor, Tensor]:
         """[n, L, C] the states of texts before the text encoder's last norm, and [n, C] pooled; or what was given."""
         if (states is None) != (pooled is None):
             before, after = what.split("prompt")
             raise ValueError(f"give {what}_embeds and {before}pooled_prompt{after}_embeds together")
         if states is not None and pooled is not None:
+            self._check_embeds(f"{what}_embeds", states)
+            before, after = what.split("prompt")
+            tensor(f"{before}pooled_prompt{after}_embeds", pooled, len(states), self._pooled_channels,
+                   because=f"one for each of {what}_embeds, of the channels that this UNet reads")
             return states, pooled
         tokens = tokenized(self.tokenizer, texts_of(what, text), self.tokenizer.model_max_length)
         output = self.text_encoder(tokens.input_ids.to(self.text_encoder.device), output_hidden_states=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..images.reading import pictures_of
 from ..images.vae_processor import VaeImageProcessor
 from ..randomness import Generators, randn
+from .call_arguments import takes_arguments
 from .ddpm import UnconditionalPipeline
 from .decoding import decoded
 
@@ -34,7 +35,7 @@ class LDMPipeline(UnconditionalPipeline):
     def _step_options(self, eta: float) -> dict[str, float]:
         return {"eta": eta} if "eta" in self.scheduler.step_options() else {}
 
-    @torch.no_grad()
+    @takes_arguments
     def __call__(
         self, batch_size: int = 1, generator: Generators = None, eta: float = 0.0, num_inference_steps: int = 50,
         output_type: str = "pil", return_dict: bool = True,
@@ -68,7 +69,7 @@ class LDMSuperResolutionPipeline(LDMPipeline):
     def _decode(self, sample: Tensor, generator: Generators) -> Tensor:
         return decoded(self.vqvae, sample, generator=generator)
 
-    @torch.no_grad()
+    @takes_arguments
     def __call__(  # type: ignore[override]
         self, image: Any = None, batch_size: int = 1, num_inference_steps: int = 100, eta: float = 0.0,
         generator: Generators = None, output_type: str = "pil", return_dict: bool = True,
@@ -106,5 +107,8 @@ class LDMSuperResolutionPipeline(LDMPipeline):
 def picture_tensor(image: Any, factor: int) -> Tensor:
     """[B, 3, H, W] in [-1, 1]: tensors as they are, others resized to the next lower multiples of `factor` pixels."""
     if isinstance(image, Tensor) and image.is_floating_point():
-        return torch.cat(pictures_of(image))
+        batch = torch.cat(pictures_of(image))
+        if batch.shape[1] != 3:
+            raise ValueError(f"a tensor of pictures is {list(batch.shape)}, but must be [B, 3, H, W]")
+        return batch
     return VaeImageProcessor(vae_scale_factor=factor, do_convert_rgb=True).preprocess(image)

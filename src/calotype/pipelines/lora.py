@@ -84,6 +84,8 @@ class LoraAdapters:
     def unload_lora_weights(self) -> None:
         """Forget all adapters: the weights are what they were before, bit for bit; those that were fused stay as they are.
 
+        Weights that were changed in the meantime keep the change, and those that were put in by `load_state_dict` stay.
+
         Raises:
             ValueError: a model is offloaded.
         """

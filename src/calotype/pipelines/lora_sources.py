@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..files import local_path
 from ..hub import split_options
 from ..models.lora_files import PEFT_NAMES, WEIGHT_NAME
 from ..words import check_choice, listing, some
@@ -17,7 +18,7 @@ def adapter_file(
     low_cpu_mem_usage: bool | None = None, **where: Any,
 ) -> Path:
     """The local path of an adapter's file."""
-    path = Path(source).expanduser()
+    path = local_path(source)
     if path.is_file():
         return path
     origin, _ = split_options(source, where)
@@ -25,11 +26,8 @@ def adapter_file(
         if weight_name == PEFT_NAMES[1] and origin.local is None:
             origin.file(PEFT_NAMES[0])
         return origin.file(weight_name)
-    prefix = f"{origin.subfolder}/" if origin.subfolder else ""
     folder = origin.folder(lambda names: [
-        *(prefix + name for name in _adapter_files([name.removeprefix(prefix) for name in names if name.startswith(prefix)],
-                                                   use_safetensors)),
-        *(prefix + name for name in PEFT_NAMES[:1] if prefix + name in names)])
+        *_adapter_files(names, use_safetensors), *(name for name in PEFT_NAMES[:1] if name in names)])
     there = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
     found = _adapter_files(there, use_safetensors)
     if len(found) != 1:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from ..randomness import Generators
 from ..schedulers.pndm import PNDMScheduler
+from .call_arguments import takes_arguments
 from .ddpm import UnconditionalPipeline
 
 
@@ -21,7 +20,7 @@ class PNDMPipeline(UnconditionalPipeline):
     def __init__(self, unet: Any, scheduler: Any):
         super().__init__(unet, PNDMScheduler.from_config(scheduler.config))
 
-    @torch.no_grad()
+    @takes_arguments
     def __call__(
         self, batch_size: int = 1, num_inference_steps: int = 50, generator: Generators = None, output_type: str = "pil",
         return_dict: bool = True,

@@ -10,6 +10,7 @@ from ..images.masks import prepare_mask
 from ..images.vae_processor import VaeImageProcessor
 from ..randomness import Generators, randn
 from ..schedulers.repaint import RePaintScheduler
+from .call_arguments import takes_arguments
 from .ddpm import UnconditionalPipeline
 from .ldm import picture_tensor
 
@@ -24,7 +25,7 @@ class RePaintPipeline(UnconditionalPipeline):
     def __init__(self, unet: Any, scheduler: Any):
         super().__init__(unet, RePaintScheduler.from_config(scheduler.config))
 
-    @torch.no_grad()
+    @takes_arguments
     def __call__(
         self, image: Any, mask_image: Any, num_inference_steps: int = 250, eta: float = 0.0, jump_length: int = 10,
         jump_n_sample: int = 10, generator: Generators = None, output_type: str = "pil", return_dict: bool = True,

@@ -16,6 +16,7 @@ from ..models.merging import at_scale
 from ..prompts.encode import Prompt
 from ..randomness import Generators
 from ..words import check_choice, check_keywords, listing
+from .call_arguments import check_arguments
 from .quality import QUALITIES
 
 OnStepEnd = Callable[[Any, int, Tensor, dict[str, Tensor]], Mapping[str, Any] | None]
@@ -37,7 +38,7 @@ class Request:
         cross_attention_kwargs: `{"scale": s}` lets all LoRA adapters count s times, beside what `set_adapters` said. The weights
             are merged anew for this call, and calls at another scale wait; not for streams.
         guidance_rescale: against overexposure at high scales; see `guidance.guide`.
-        clip_skip: leave out that many last layers of the text encoder.
+        clip_skip: leave out that many last layers of the text encoder, for the prompt; the negative prompt has all.
         prompt_syntax: read weights in prompts by the rules of `"a1111"` or `"compel"`; see `docs/prompts.md`.
         long_prompts: read prompts longer than the text encoder's positions in chunks, instead of cutting them.
         quality: `"exact"`, or approximations that are quicker, `"high"` and `"draft"`; see `docs/quality.md`.
@@ -79,8 +80,6 @@ class Request:
         check_choice("quality", self.quality, QUALITIES)
         for name in self.callback_on_step_end_tensor_inputs:
             check_choice("a callback tensor", name, callback_tensors)
-        if isinstance(self.num_images_per_prompt, bool) or self.num_images_per_prompt < 1:
-            raise ValueError(f"num_images_per_prompt is {self.num_images_per_prompt}, but must be at least 1")
         embeds, unwanted = self.prompt_embeds, self.negative_prompt_embeds
         for what, text, given in (("prompt", prompt, embeds), ("negative_prompt", self.negative_prompt, unwanted)):
             if text is not None and given is not None:
@@ -113,17 +112,21 @@ def takes_request(call: Any = None, *, without: Sequence[str] = ()) -> Any:
     common = [inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
               for f in fields(Request) if f.name not in {*without, *(p.name for p in own)}]
     names = {p.name for p in common}
+    signature, parameters = inspect.Signature(own), {p.name: p for p in [*own, *common]}
 
     @functools.wraps(call)
     @torch.no_grad()
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        request = Request(**{name: kwargs.pop(name) for name in names & kwargs.keys()})
+        beside = {name: kwargs.pop(name) for name in [*kwargs] if name in names}
         check_keywords(type(self).__name__, kwargs, [p.name for p in own[1:] + common])
+        bound = signature.bind(self, *args, **kwargs)
+        bound.arguments.update(check_arguments(parameters, bound.arguments))
+        request = Request(**check_arguments(parameters, beside))
         scale = request.lora_scale
         if self._streaming and scale != 1:
             raise ValueError("a stream cannot have a LoRA scale of its own: use set_adapters(names, adapter_weights) before it")
         with at_scale(self.components.values(), scale):
-            return call(self, *args, request=request, **kwargs)
+            return call(*bound.args, request=request, **bound.kwargs)
 
     wrapper.__signature__ = inspect.Signature([*own, *common])  # type: ignore[attr-defined]
     return wrapper

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..images.conversion import normalized
 from ..randomness import Generators
+from .call_arguments import takes_arguments
 from .ddpm import UnconditionalPipeline
 
 
@@ -22,7 +22,7 @@ class ScoreSdeVePipeline(UnconditionalPipeline):
     def _decode(self, sample: Tensor, generator: Generators) -> Tensor:
         return normalized(sample)
 
-    @torch.no_grad()
+    @takes_arguments
     def __call__(
         self, batch_size: int = 1, num_inference_steps: int = 2000, generator: Generators = None, output_type: str = "pil",
         return_dict: bool = True,

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..prompts.encode import Prompt
 from ..prompts.textual_inversion import TextualInversion
 from .latent import LatentPipeline
+from .old_configs import LATENTS_ARE_NOT_CLIPPED
 from .request import Request, takes_request
 
 _log = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ class StableDiffusionBase(TextualInversion, LatentPipeline):
 
 class StableDiffusionPipeline(StableDiffusionBase):
     """Text to pictures. Its components are those of `StableDiffusionBase`."""
+
+    _right_entries, _right_size = LATENTS_ARE_NOT_CLIPPED, True
 
     @takes_request
     def __call__(

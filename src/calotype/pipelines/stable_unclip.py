@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import tensor
 from ..models.embeddings import sinusoidal
 from ..prompts.encode import Prompt
 from ..randomness import randn
@@ -66,6 +67,9 @@ class StableUnCLIPImg2ImgPipeline(LatentPipeline):
         height, width = self.picture_size(height, width)
         prompt = "" if prompt is None and request.prompt_embeds is None else prompt
         generation = self._begin(request, guidance_scale, prompt)
+        if image_embeds is not None:
+            tensor("image_embeds", image_embeds, "n", self.image_normalizer.mean.shape[-1],
+                   because="of the channels of the pipeline's image_normalizer")
         embeds = embed_pictures(self, image) if image_embeds is None else image_embeds
         generation.read(prompt, len(embeds))
         labels = self._noised(generation, embeds.to(generation.device, generation.dtype), noise_level)

@@ -30,6 +30,7 @@ class StableDiffusionUpscalePipeline(TextualInversion, LatentPipeline):
         max_noise_level: the highest `noise_level` of a call.
     """
 
+    _resample = "bicubic"
     optional_components = ("watermarker", "safety_checker", "feature_extractor")
     low_res_scheduler: Any
     watermarker: Any
@@ -71,8 +72,12 @@ class StableDiffusionUpscalePipeline(TextualInversion, LatentPipeline):
         if not 0 <= noise_level <= highest:
             raise ValueError(f"noise_level is {noise_level}, but must be from 0 to {highest}, the pipeline's max_noise_level")
         generation = self._begin(request, guidance_scale, prompt)
-        pictures = self.image_processor.preprocess(image)
-        generation.read(prompt, len(pictures))
+        given = self.given_images(image)
+        if given.latents:
+            raise ValueError(f"image is latents {list(given.values.shape)}, but must be pictures: "
+                             "StableDiffusionLatentUpscalePipeline makes latents larger")
+        pictures = given.values
+        generation.read(prompt, len(given))
         table = generation.table(num_inference_steps)
         generation.held["image"] = self._noisy(generation, pictures, noise_level)
         noise = generation.noise(self.vae.config.latent_channels, pictures.shape[2], pictures.shape[3], latents)

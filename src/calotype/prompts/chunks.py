@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .learned_words import words_of
 from .syntax import Clause
 
 LOOK_BACK = 20
-"""A chunk ends at a comma rather than at its border, if there is one among this many of its last tokens."""
+"""A chunk ends at a comma rather than where it is full, if there is one among this many of its last tokens."""
 
 _log = logging.getLogger(__name__)
 States = Callable[[Tensor, Tensor | None], Tensor]
 
 
 class Token(NamedTuple):
-    """A token's id, what it counts, and the number of the part of the clause that it comes from."""
+    """A token's id, what it counts, the number of the part of the clause that it comes from, and its place in its word."""
 
     id: int
     weight: float
     part: int
+    place: int
+    length: int  # of its word
 
 
 class Chunk(NamedTuple):
@@ -38,23 +41,34 @@ def split(tokenizer: Any, clauses: Iterable[Clause], whole: bool) -> list[Chunk]
     """The chunks of a prompt: each clause begins a new one.
 
     Args:
-        whole: a clause that is too long goes on in further chunks; else its end is lost, and a warning names it.
+        whole: a clause that is too long goes on in further chunks; else its end is lost, and a warning names it. A chunk ends
+            after a comma, if there is one near its end; else between two words, unless a word is longer than a chunk.
     """
     room, chunks = tokenizer.model_max_length - 2, []
-    commas = set(tokenizer(",", add_special_tokens=False).input_ids)
+    commas = {id for word in words_of(tokenizer, [","])[0] for id in word}
     for clause in clauses:
-        tokens = [Token(id, weight, number) for number, (text, weight) in enumerate(clause.parts)
-                  for id in tokenizer(text, add_special_tokens=False).input_ids]
-        rest = tokens
-        while len(rest) > room and whole:
-            ends = [end for end in range(room, max(room - LOOK_BACK, 0), -1) if rest[end - 1].id in commas]
-            end = ends[0] if ends else room
-            chunks.append(Chunk(tuple(rest[:end]), clause.weight))
-            rest = rest[end:]
-        if len(rest) > room:
-            warn_of_loss(tokenizer, room, [token.id for token in rest[room:]])
-        chunks.append(Chunk(tuple(rest[:room]), clause.weight))
+        words = words_of(tokenizer, [text for text, _ in clause.parts])
+        tokens = [Token(id, weight, number, place, len(word)) for number, (_, weight) in enumerate(clause.parts)
+                  for word in words[number] for place, id in enumerate(word)]
+        begin = 0
+        while len(tokens) - begin > room and whole:
+            end = _end(tokens, begin, begin + room, commas)
+            chunks.append(Chunk(tuple(tokens[begin:end]), clause.weight))
+            begin = end
+        if len(tokens) - begin > room:
+            warn_of_loss(tokenizer, room, [token.id for token in tokens[begin + room:]])
+        chunks.append(Chunk(tuple(tokens[begin:begin + room]), clause.weight))
     return chunks
+
+
+def _end(tokens: Sequence[Token], begin: int, full: int, commas: Collection[int]) -> int:
+    """Where a chunk ends that begins at the token `begin` and has no room for the token `full`."""
+    for end in range(full, max(full - LOOK_BACK, begin), -1):
+        if tokens[end - 1].id in commas:
+            return end
+    next = tokens[full]
+    start = full - next.place
+    return start if start > begin and next.length <= full - begin else full
 
 
 def warn_of_loss(tokenizer: Any, room: int, ids: list[int]) -> None:
@@ -69,8 +83,10 @@ def encode_chunks(
 
     Weights w change the hidden states z of a chunk by the rule of the syntax that they were written in:
 
-    - "a1111" (its wiki, "Attention/emphasis"; the web UI's default "Original"): z' = w·z, and then all of z' is scaled so that
-      it has the mean of z. The mean is that of one chunk of one prompt, so that a batch does not change a picture.
+    - "a1111" (its wiki, "Attention/emphasis"): z' = w·z, and then all of z' is scaled so that it has the mean magnitude of z,
+      that of one chunk of one prompt: a batch does not change a picture. The web UI's "Original" restores the mean instead.
+      Both come to the mean of w where tokens are alike, as in Stable Diffusion's encoder, whose states have a mean well away
+      from 0. But other encoders' states cancel out in their mean: a quotient of such means is any number, of any sign.
     - "compel" (its doc/syntax.md and changelog, 1.0.0): z' = e + w·(z - e), with e the states of the empty prompt. For each
       part with w < 1, z is first blended with z_masked, in which no token may attend to that part:
       z ← (z + Σ k·z_masked) / (1 + Σ k). How k follows from w is not documented; k = tan((1 - w)·π/2), from 0 at w = 1
@@ -106,20 +122,27 @@ def encode_chunks(
     encoded = states(ids, mask if masked or not mask.all() else None)
 
     joined: list[Tensor] = []
+    largest = 1.0
     for chunk, shares in plan:
-        weights = torch.ones(length, 1, dtype=torch.float32, device=encoded.device)
-        weights[1:len(chunk.tokens) + 1, 0] = torch.tensor([token.weight for token in chunk.tokens])
+        weights = [1.0, *(token.weight for token in chunk.tokens)]
         total = math.fsum(shares.values())
         mixed = encoded[next(iter(shares))] if len(shares) == 1 else sum(
             (encoded[number].float() * (share / total) for number, share in shares.items()), torch.zeros(()))
-        if chunk.weight != 1 or bool((weights != 1).any()):
+        if chunk.weight != 1 or any(weight != 1 for weight in weights):
+            largest = max(largest, abs(chunk.weight) * max(map(abs, weights)))
+            weights += [1.0] * (length - len(weights))
             mixed = _weighted(mixed.float(), weights, chunk.weight, encoded[empty].float(), syntax)
         joined.append(mixed.to(encoded.dtype))
-    return torch.stack(joined).unflatten(0, (len(prompts), count)).flatten(1, 2)
+    result = torch.stack(joined)
+    if largest > 1 and not bool(result.isfinite().all()) and bool(encoded.isfinite().all()):
+        raise ValueError(f"a weight of {largest:g} in a prompt leads to hidden states beyond what {result.dtype} holds")
+    return result.unflatten(0, (len(prompts), count)).flatten(1, 2)
 
 
-def _weighted(z: Tensor, weights: Tensor, whole: float, empty: Tensor, syntax: str | None) -> Tensor:
+def _weighted(z: Tensor, weights: list[float], whole: float, empty: Tensor, syntax: str | None) -> Tensor:
     if syntax == "a1111":
-        changed = z * weights
-        return changed * (z.mean() / changed.mean())
-    return empty + whole * weights * (z - empty)
+        most = max(map(abs, weights))  # what all weights have in common cancels out; without it, none is beyond float32
+        changed = z * z.new_tensor([weight / most for weight in weights])[:, None]
+        before, after = z.abs().sum(), changed.abs().sum()
+        return changed * torch.where(after > 0, before / after, 1.0)
+    return empty + z.new_tensor([whole * weight for weight in weights])[:, None] * (z - empty)

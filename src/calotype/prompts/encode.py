@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .chunks import encode_chunks, split, warn_of_loss
+from .learned_words import words_of
 from .remembered import remembered
 from .syntax import parse
-from .textual_inversion import expand_tokens
 
 Prompt = str | list[str] | None
 
@@ -31,11 +32,15 @@ def encode(
 
 def tokenized(tokenizer: Any, prompts: list[str], length: int) -> Any:
     """What the tokenizer makes of `prompts`, each cut and padded to `length` tokens; warns of what is lost."""
-    prompts = [expand_tokens(tokenizer, prompt) for prompt in prompts]
-    for ids in tokenizer(prompts).input_ids:
-        if len(ids) > length:
-            warn_of_loss(tokenizer, length - 2, ids[length - 1:-1])
-    return tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    tokens = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    for row, mask, words in zip(tokens.input_ids, tokens.attention_mask, words_of(tokenizer, prompts), strict=True):
+        ids = [id for word in words for id in word]
+        if len(ids) > length - 2:
+            warn_of_loss(tokenizer, length - 2, ids[length - 2:])
+        ids = [tokenizer.bos_token_id, *ids[:length - 2], tokenizer.eos_token_id]
+        place = slice(len(ids)) if tokenizer.padding_side == "right" else slice(length - len(ids), length)
+        row[place], mask[place] = torch.tensor(ids), 1  # words of several vectors are longer than the tokenizer knows
+    return tokens
 
 
 def _masked(text_encoder: Any) -> bool:
@@ -67,6 +72,8 @@ def encode_pair(
     up with the empty prompt, so that both have the same L; so has a text beside embeddings that were given.
 
     Args:
+        clip_skip: for what is wanted, take the states that many layers before the last, through the final norm. For what is not,
+            they are the last layer's all the same, as in Diffusers.
         prompt_syntax: how weights are written in the prompts; see `syntax.parse`. By default there are none.
         long_prompts: read prompts to their end, in chunks as long as the encoder reads, each between its own start and end
             tokens. By default what the encoder does not read is lost, with a warning.
@@ -94,15 +101,17 @@ def encode_pair(
         raise ValueError(f"prompt_embeds have {length} tokens, and a negative prompt, in chunks of {positions}, cannot: "
                          "give negative_prompt_embeds")
     found: list[Tensor | None]
+    skips = (clip_skip, None)
     if prompt_syntax is None and not long_prompts and length <= positions:
-        found = [None if one is None else encode(tokenizer, text_encoder, one, clip_skip, length) for one in texts]
+        found = [None if one is None else encode(tokenizer, text_encoder, one, skip, length)
+                 for one, skip in zip(texts, skips, strict=True)]
     else:
-        chunks = [None if one is None else [split(tokenizer, parse(expand_tokens(tokenizer, text), prompt_syntax), long_prompts)
+        chunks = [None if one is None else [split(tokenizer, parse(text, prompt_syntax), long_prompts)
                                             for text in one] for one in texts]
         most = max([len(one) for side in chunks for one in side or ()] + [length // positions])
         found = [None if side is None else encode_chunks(
-            tokenizer, lambda ids, mask: _states(text_encoder, ids, mask, clip_skip), side, most, prompt_syntax,
-            _masked(text_encoder)) for side in chunks]
+            tokenizer, functools.partial(_states, text_encoder, clip_skip=skip), side, most, prompt_syntax, _masked(text_encoder))
+            for side, skip in zip(chunks, skips, strict=True)]
     wanted, unwanted = (one if one is not None else other for one, other in zip(given, found, strict=True))
     assert wanted is not None
     if unwanted is not None and texts[1] is not None:

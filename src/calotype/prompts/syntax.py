@@ -5,8 +5,11 @@ Two tools' ways of writing are known. They differ in every sign, so one is chose
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable
+from itertools import groupby
 from typing import NamedTuple
 
 from ..words import check_choice
@@ -29,39 +32,40 @@ def parse(prompt: str, syntax: str | None) -> list[Clause]:
 
     Raises:
         ValueError: an unknown syntax, or something of that syntax which there is not here; names it. A prompt that is
-            merely malformed is no error: a bracket without its other half is text.
+            merely malformed is no error: a bracket without its other half is text. Or a weight that is not finite.
     """
     check_choice("prompt_syntax", syntax, (None, *SYNTAXES))
-    return [Clause([(prompt, 1.0)])] if syntax is None else SYNTAXES[syntax](prompt)
+    clauses = [Clause([(prompt, 1.0)])] if syntax is None else SYNTAXES[syntax](prompt)
+    for clause in clauses:
+        for text, weight in (*clause.parts, *((text, clause.weight) for text, _ in clause.parts[:1])):
+            if not math.isfinite(weight):
+                raise ValueError(f"the weight of {text!r:.80} in the prompt is {weight}: it must be a finite number")
+    return clauses
 
 
-def _refuse(prompt: str, syntax: str, unknown: dict[str, str]) -> None:
+def _refuse(prompt: str, syntax: str, unknown: dict[str, str], escaped: str) -> None:
+    """Raise if there is something `unknown`, by patterns. What is `escaped`, by a pattern of two signs, is none of it."""
+    seen = re.sub(escaped, "  ", prompt)
     for pattern, what in unknown.items():
-        if found := re.search(pattern, prompt):
-            raise ValueError(f"{found[0]!r} is {what} in the syntax {syntax!r}, which there is not here")
+        if found := re.search(pattern, seen):
+            raise ValueError(f"{prompt[slice(*found.span())]!r} is {what} in the syntax {syntax!r}, which there is not here")
 
 
 def _joined(parts: Iterable[Part], between: str = "") -> list[Part]:
     """Neighbours of one weight as one part; parts without text left out."""
-    joined: list[Part] = []
-    for text, weight in parts:
-        if not text:
-            continue
-        if joined and joined[-1][1] == weight:
-            text = joined.pop()[0] + between + text
-        joined.append((text, weight))
-    return joined
+    said = (part for part in parts if part[0])
+    return [(between.join(text for text, _ in same), weight) for weight, same in groupby(said, lambda part: part[1])]
 
 
 # -- AUTOMATIC1111's web UI ----------------------------------------------------------------------------------------------
 
 _NOT_A1111 = {
-    r"(?<!\\)\[[^\[\]]*:\s*\d*\.?\d+\s*\]": "prompt editing ([from:to:when])",
-    r"(?<!\\)\[[^\[\]]*\|[^\[\]]*\]": "alternating words ([one|other])",
+    r"\[[^\[\]]*:\s*(?:\d+(?:\.\d+)?|\.\d+)\s*\]": "prompt editing ([from:to:when])",
+    r"\[[^\[\]|]*\|[^\[\]]*\]": "alternating words ([one|other])",
     r"\bAND\b": "composition (AND)",
     r"<(lora|lyco|hypernet):[^<>]*>": "a network to load",
 }
-_A1111 = re.compile(r"\\(?P<literal>[()\[\]\\])|:\s*(?P<number>[+-]?(?:\d+\.?\d*|\.\d+))\s*\)|(?P<bracket>[()\[\]])"
+_A1111 = re.compile(r"\\(?P<literal>[()\[\]\\])|:\s*(?P<number>[+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*\)|(?P<bracket>[()\[\]])"
                     r"|(?P<text>[^\\()\[\]:]+|.)", re.DOTALL)
 
 
@@ -75,28 +79,38 @@ def parse_a1111(prompt: str) -> list[Clause]:
     Raises:
         ValueError: prompt editing, alternating words, `AND` or a network to load, none of which there is.
     """
-    _refuse(prompt, "a1111", _NOT_A1111)
+    _refuse(prompt, "a1111", _NOT_A1111, r"\\[()\[\]\\]")
     texts: list[str] = []
-    weights: list[float] = []
     opened: list[tuple[str, int]] = []  # brackets that wait for their other half, and their places in `texts`
+    factors: dict[int, float] = {}  # of the texts from an opening bracket's place on
+    closed: Counter[int] = Counter()  # how many brackets are closed before a text, by its place
     for match in _A1111.finditer(prompt):
         text, number = match["literal"] or match[0], match["number"]
         closes = {")": "(", "]": "["}.get(match[0][-1]) if match["bracket"] or number else None
         if closes and opened and opened[-1][0] == closes:
             _, start = opened.pop()
             texts[start] = ""
-            factor = float(number) if number else 1.1 if closes == "(" else 1 / 1.1
-            weights[start:] = [weight * factor for weight in weights[start:]]
+            factors[start] = float(number) if number else 1.1 if closes == "(" else 1 / 1.1
+            closed[len(texts)] += 1
             continue
         if match["bracket"] and text in "([":
             opened.append((text, len(texts)))
         texts.append(text)
-        weights.append(1.0)
+    parts: list[Part] = []
+    weights = [1.0]
+    for place, text in enumerate(texts):
+        del weights[len(weights) - closed[place]:]
+        if place in factors:
+            weights.append(weights[-1] * factors[place])
+        parts.append((text, weights[-1]))
     clauses: list[list[Part]] = [[]]
-    for text, weight in _joined(zip(texts, weights, strict=True)):
-        first, *others = re.split(r"\s*\bBREAK\b\s*", text)
+    for text, weight in _joined(parts):
+        first, *others = re.split(r"\bBREAK\b", text)
+        for other in others:
+            clauses[-1].append((first.rstrip(), weight))
+            clauses.append([])
+            first = other.lstrip()
         clauses[-1].append((first, weight))
-        clauses += [[(other, weight)] for other in others]
     return [Clause(_joined(parts)) for parts in clauses]
 
 
@@ -109,8 +123,7 @@ _NOT_COMPEL = {
 _QUOTED = r'\s*"(?:\\.|[^"\\])*"\s*'
 _CONJUNCTION = re.compile(rf"\s*\(({_QUOTED}(?:,{_QUOTED})*)\)\s*\.and\(([^()]*)\)\s*", re.DOTALL)
 _FACTOR = re.compile(r"\++|-+|\d+(?:\.\d+)?|\.\d+")
-_SIGNS = re.compile(r"(?:\++(?!\+)|-+(?!-))(?!\w)")
-_CLOSING = {"(": ")", '"': '"'}
+_COMPEL = re.compile(r"""\\(?P<literal>[()"])|(?P<bracket>[()"])|(?P<signs>\++|-+)|[^\\()"+-]+|.""", re.DOTALL)
 _DEEPEST = 50  # what is nested deeper is text: no prompt means it
 
 
@@ -135,52 +148,73 @@ def parse_compel(prompt: str) -> list[Clause]:
         if len(texts) != len(weights):
             raise ValueError(f".and() has {len(texts)} clauses and {len(weights)} weights: give none, or one for each")
         return [Clause(parse_compel(text)[0].parts, weight) for text, weight in zip(texts, weights, strict=True)]
-    _refuse(prompt, "compel", _NOT_COMPEL)
+    _refuse(prompt, "compel", _NOT_COMPEL, r'\\[()"]')
     return [Clause(_joined(_compel_parts(prompt), between=" "))]
 
 
-def _compel_parts(text: str, depth: int = 0) -> Iterator[Part]:
-    said, at, halves = "", 0, _halves(text)  # what was read and not yet given out
+def _compel_parts(text: str) -> list[Part]:
+    halves, weights = _halves(text), [1.0]
+    ends: list[int] = []  # where the open parentheses are closed; what is in them counts the last of `weights`
+    parts: list[Part] = []
+    said: list[str] = []  # what was read and not yet given out
+    at = 0
     while at < len(text):
-        sign = text[at]
-        if sign == "\\" and text[at + 1:at + 2] in ("(", ")", '"'):
-            said, at = said + text[at + 1], at + 2
-        elif at in halves and depth < _DEEPEST and not re.search(r"\w$", said):
-            yield said.strip(), 1.0
-            end = halves[at]
-            factor = _FACTOR.match(text, end + 1)
-            for part, weight in _compel_parts(text[at + 1:end], depth + 1):
-                yield part, weight * (_factor(factor[0]) if factor else 1.0)
-            said, at = "", factor.end() if factor else end + 1
-        elif (signs := _SIGNS.match(text, at)) and (word := re.search(r"[^\s,]+$", said)):
-            yield said[:word.start()].strip(), 1.0
-            yield word[0], _factor(signs[0])
-            said, at = "", signs.end()
-        elif signs:  # on their own
-            said, at = said + signs[0], signs.end()
+        found = _COMPEL.match(text, at)
+        assert found
+        sign, signs = found[0], found["signs"]
+        inside = bool(said) and _in_word(said[-1][-1])
+        if ends and at == ends[-1]:
+            parts.append(("".join(said).strip(), weights.pop()))
+            said, factor = [], _FACTOR.match(text, ends.pop() + 1)
+            at = factor.end() if factor else at + 1
+            continue
+        if found["bracket"] and at in halves and len(ends) < _DEEPEST and not inside:
+            parts.append(("".join(said).strip(), weights[-1]))
+            said, factor = [], _FACTOR.match(text, halves[at] + 1)
+            ends.append(halves[at])
+            weights.append(weights[-1] * (_factor(factor[0]) if factor else 1.0))
+        elif signs and said and not re.match(r"[\s,]", said[-1][-1]) and not _in_word(text[found.end():found.end() + 1]):
+            before = "".join(said)
+            word = re.split(r"[\s,]", before)[-1]
+            parts += [(before[:-len(word)].strip(), weights[-1]), (word, weights[-1] * _factor(signs))]
+            said = []
         else:
-            said, at = said + sign, at + 1
-    yield said.strip(), 1.0
+            said.append(found["literal"] or sign)
+        at = found.end()
+    parts.append(("".join(said).strip(), 1.0))
+    return parts
+
+
+def _in_word(sign: str) -> bool:
+    return sign.isalnum() or sign == "_"
 
 
 def _factor(written: str) -> float:
-    return {"+": 1.1, "-": 0.9}[written[0]] ** len(written) if written[0] in "+-" else float(written)
+    if written[0] not in "+-":
+        return float(written)
+    try:
+        return float({"+": 1.1, "-": 0.9}[written[0]] ** len(written))
+    except OverflowError:
+        return math.inf
 
 
 def _halves(text: str) -> dict[int, int]:
     """Where what opens at a place is closed. A parenthesis closed leaves a quotation mark inside it without its half."""
     halves: dict[int, int] = {}
     opened: list[int] = []
-    for found in re.finditer(r"\\.|[()\"]", text, re.DOTALL):
+    quotes = 0  # that are open: one at most
+    for found in re.finditer(r"""\\[()"]|[()"]""", text):
         sign, at = found[0], found.start()
-        opening = {")": "(", '"': '"'}.get(sign)
+        opening = {")": "(", '"': '"' if quotes else None}.get(sign)
         levels = reversed(range(len(opened) if opening else 0))
         level = next((level for level in levels if text[opened[level]] == opening), None)
         if level is not None:
             halves[opened[level]] = at
+            quotes -= sum(text[place] == '"' for place in opened[level:])
             del opened[level:]
-        elif sign in _CLOSING:
+        elif sign in '("':
             opened.append(at)
+            quotes += sign == '"'
     return halves
 
 

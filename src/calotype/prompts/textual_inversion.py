@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..files import local_path
 from ..hub import split_options
 from ..runtime.offload import check_stays
 from ..weights import read_tensors
 from ..words import check_keywords, some
+from .learned_words import added_tokens, expand_tokens, same_for_all, tokens_of
 
 Embeddings = str | os.PathLike[str] | Tensor | Mapping[str, Any]
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
@@ -34,7 +34,8 @@ class TextualInversion:
     ) -> None:
         """Add words with learned embeddings, to be used in prompts. This changes the tokenizer and the text encoder.
 
-        A word may have several vectors: it then stands for the tokens `word word_1 word_2 …`, also in prompts.
+        A word may have several vectors: it then stands for the tokens `word word_1 word_2 …`, also in prompts. There it is
+        found however the tokenizer lets it be written: with CLIP's, in any letters' case.
 
         Args:
             pretrained_model_name_or_path: a file, a folder or Hub repository with `learned_embeds.safetensors`, a tensor [D] or
@@ -52,7 +53,8 @@ class TextualInversion:
         Raises:
             FileNotFoundError: no such file; says what there is.
             ValueError: a file is damaged or holds something else, the embeddings have another width than the text
-                encoder's, a word is a token already, or the text encoder is offloaded. Nothing is changed then.
+                encoder's or are not finite, a word is a token already or the tokenizer cannot tell it from one, or the text
+                encoder is offloaded. Nothing is changed then.
         """
         check_keywords("load_textual_inversion", kwargs, _OPTIONS)
         tokenizer, text_encoder = tokenizer or self.tokenizer, text_encoder or self.text_encoder
@@ -76,16 +78,28 @@ class TextualInversion:
         """Take words out again, with all their vectors.
 
         Args:
-            tokens: the words; by default all that were added. tokenizer, text_encoder: as in `load_textual_inversion`.
+            tokens: the words, in any of the forms in which prompts may have them; by default all that were added.
+            tokenizer, text_encoder: as in `load_textual_inversion`.
 
         Raises:
-            ValueError: there is no such word; says which there are. Or the text encoder is offloaded.
+            ValueError: there is no such word; says which there are. Or it is but one vector of a word, or the text encoder is
+                offloaded. Nothing is changed then.
+            TypeError: the tokenizer cannot lose tokens: transformers' cannot.
         """
         tokenizer, text_encoder = tokenizer or self.tokenizer, text_encoder or self.text_encoder
         check_stays(text_encoder)
-        added = _added(tokenizer)
-        words = [tokens] if isinstance(tokens, str) else added if tokens is None else tokens
-        gone = tokenizer.remove_tokens(dict.fromkeys(one for word in words for one in _tokens(word, added) or [word]))
+        if not hasattr(tokenizer, "remove_tokens"):
+            raise TypeError(f"no word can be taken out of a {type(tokenizer).__module__}.{type(tokenizer).__name__}: load the "
+                            "tokenizer as calotype.CLIPTokenizer")
+        added = dict.fromkeys(added_tokens(tokenizer))
+        forms = {same_for_all(tokenizer, token): token for token in added}
+        words = [tokens] if isinstance(tokens, str) else list(added) if tokens is None else tokens
+        words = [word if word in added else forms.get(same_for_all(tokenizer, word), word) for word in words]
+        taken = dict.fromkeys(token for word in words for token in tokens_of(word, added) or [word])
+        for word in added:
+            if len(part := [token for token in tokens_of(word, added) if token in taken]) and word not in taken:
+                raise ValueError(f"{part[0]!r} is one of the vectors of {word!r}: unload that")
+        gone = tokenizer.remove_tokens(taken)
         embedding = text_encoder.get_input_embeddings()
         kept = [row for row in range(len(embedding.weight)) if row not in set(gone)]
         if gone:
@@ -98,53 +112,42 @@ class TextualInversion:
         return expand_tokens(tokenizer, prompt) if isinstance(prompt, str) else [expand_tokens(tokenizer, one) for one in prompt]
 
 
-def expand_tokens(tokenizer: Any, prompt: str) -> str:
-    """A prompt with every added word of several vectors written out as its tokens: `word` as `word word_1 word_2`.
-
-    What is written out already stays.
-    """
-    added = set(_added(tokenizer))
-    written = {word: " ".join(tokens) for word in added if len(tokens := _tokens(word, added)) > 1}
-    if not written:
-        return prompt
-    known = sorted({*added, *written.values()}, key=len, reverse=True)  # the longest first, as the tokenizer does
-    return re.sub("|".join(map(re.escape, known)), lambda found: written.get(found[0], found[0]), prompt)
-
-
 def add_embeddings(tokenizer: Any, text_encoder: Any, words: Sequence[tuple[str, Tensor]]) -> None:
     """Make each word, with its vectors [n, D], tokens of the tokenizer and rows of the text encoder's embeddings. All or none."""
-    width, vocab = text_encoder.get_input_embeddings().weight.shape[1], tokenizer.get_vocab()
-    rows: dict[str, Tensor] = {}
+    width = text_encoder.get_input_embeddings().weight.shape[1]
     for word, vectors in words:
         if vectors.shape[1] != width:
             raise ValueError(f"the embedding of {word!r} has {vectors.shape[1]} channels, and the text encoder's have {width}: "
                              "it was learned for another model")
-        for number, vector in enumerate(vectors):
-            token = f"{word}_{number}" if number else word
-            if token in vocab or token in rows:
-                raise ValueError(f"{token!r} is a token already: give another as token=…, or unload it first")
-            rows[token] = vector
-    first = len(tokenizer)
-    old = text_encoder.get_input_embeddings()
+        if not bool(vectors.isfinite().all()):
+            raise ValueError(f"the embedding of {word!r} holds numbers that are not finite")
+    rows = _rows(tokenizer, words)
+    first, old = len(tokenizer), text_encoder.get_input_embeddings()
     embedding = text_encoder.resize_token_embeddings(max(first + len(rows), len(old.weight)))
     with torch.no_grad():
         embedding.weight[first:first + len(rows)] = torch.stack(list(rows.values())).to(embedding.weight)
     tokenizer.add_tokens(list(rows))  # last: no prompt has a token before there is its embedding
 
 
-def _added(tokenizer: Any) -> list[str]:
-    """The tokens that are not of the vocabulary, nor special."""
-    own = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token, tokenizer.pad_token)
-    found = {id: str(token) for id, token in tokenizer.added_tokens_decoder.items()}
-    return [token for id, token in found.items() if id >= tokenizer.vocab_size and token not in own]
-
-
-def _tokens(word: str, added: Iterable[str]) -> list[str]:
-    """The tokens of a word, one for each vector: `word`, `word_1`, …"""
-    tokens: list[str] = []
-    while (token := f"{word}_{len(tokens)}" if tokens else word) in added:
-        tokens.append(token)
-    return tokens
+def _rows(tokenizer: Any, words: Sequence[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """The vector of each new token. The tokenizer must be able to tell every token from all others."""
+    vocab, before = tokenizer.get_vocab(), dict.fromkeys(added_tokens(tokenizer))
+    forms = {same_for_all(tokenizer, token): token for token in map(str, tokenizer.added_tokens_decoder.values())}
+    advice = "give another as token=…, or unload it first"
+    rows: dict[str, Tensor] = {}
+    for word, vectors in words:
+        for number, vector in enumerate(vectors):
+            token = f"{word}_{number}" if number else word
+            if token in vocab or token in rows:
+                raise ValueError(f"{token!r} is a token already: {advice}")
+            if (other := forms.setdefault(same_for_all(tokenizer, token), token)) != token:
+                raise ValueError(f"the tokenizer cannot tell {token!r} from {other!r}, which is a token already: {advice}")
+            rows[token] = vector
+    counts = {word: len(tokens_of(word, before)) for word in before} | {word: len(vectors) for word, vectors in words}
+    for word, count in counts.items():
+        if len(tokens := tokens_of(word, {**before, **rows})) > count:
+            raise ValueError(f"{word!r} and {tokens[count]!r} would be read as vectors of one word: {advice}")
+    return rows
 
 
 def _vectors(content: Any, word: str | None) -> tuple[str, Tensor]:
@@ -175,7 +178,7 @@ def _read(
     """What a source holds: its tensor or mapping."""
     if isinstance(source, (Tensor, Mapping)):
         return source
-    path = Path(source).expanduser()
+    path = local_path(source)
     if not path.is_file():
         name = weight_name or f"learned_embeds.{'bin' if use_safetensors is False else 'safetensors'}"
         origin, _ = split_options(source, {**where, "token": hf_token})

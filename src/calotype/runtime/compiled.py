@@ -2,7 +2,7 @@
 
 A `Tape` and a CUDA graph repeat operations as they are; PyTorch's inductor fuses them, which takes it up to a minute. It is given
 a graph that reads everything from its inputs, weights too, so that the compiled code depends on shapes alone: it is kept in a
-folder, for other weights of these shapes and for other processes.
+private folder (`private_folders`), for other weights of these shapes and for other processes of this user.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -21,8 +22,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from ..files import staged_file
+from .private_folders import Untrusted, compilers_kept_private, folder, read
 from .tape import CannotRecord
+from .torch_private import inductor, onednn_convolution, onednn_convolution_operator
 
 _log = logging.getLogger(__name__)
 _FURTHEST = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -43,9 +45,10 @@ class Compiled:
 
     def __init__(self, function: Callable[[], Tensor]):
         expected = function()
-        graph, self._given, self._layouts = _traced(function)
-        self._run = _compiled(graph, self._given)
-        apart = float((self.replay() - expected).norm() / expected.norm())
+        with compilers_kept_private():
+            graph, self._given, self._layouts = _traced(function)
+            self._run = _compiled(graph, self._given)
+            apart = float((self.replay() - expected).norm() / expected.norm())
         if not apart <= _FURTHEST.get(expected.dtype, 0.0):
             raise CannotRecord(f"compiled, it is {apart:.0e} away from the plain result")
 
@@ -57,12 +60,6 @@ class Compiled:
             return result
         finally:
             _layouts.reset(token)
-
-
-def folder() -> Path:
-    """Where compiled code is kept: `CALOTYPE_CACHE`, or `calotype` in the user's folder for caches."""
-    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "calotype"
-    return Path(os.environ.get("CALOTYPE_CACHE") or usual) / "compiled"
 
 
 # -- tracing ------------------------------------------------------------------------------------------------------------
@@ -113,8 +110,8 @@ _layouts: ContextVar[Sequence[Tensor]] = ContextVar("layouts")
 
 def _replace_layouts(traced: GraphModule) -> list[Tensor]:
     """Take oneDNN's layouts out of a graph: a compiler cannot look at them. Their convolutions are told a number instead."""
-    layouts = list[Tensor]()
-    for node in [node for node in traced.graph.nodes if node.target is torch.ops.mkldnn._convolution_pointwise.default]:
+    layouts, convolution = list[Tensor](), onednn_convolution_operator()
+    for node in [node for node in traced.graph.nodes if node.target is convolution]:
         x, layout, *others = node.args
         made = node.meta["val"]
         told = x, len(layouts), *others[:5], list(made.shape), list(made.stride())
@@ -129,9 +126,8 @@ def _replace_layouts(traced: GraphModule) -> list[Tensor]:
 
 def _convolve(x: Tensor, layout: int, bias: Tensor | None, padding: list[int], stride: list[int], dilation: list[int],
               groups: int, size: list[int], strides: list[int]) -> Tensor:
-    """`mkldnn._convolution_pointwise` of a layout that is known by its number."""
-    convolve = torch.ops.mkldnn._convolution_pointwise.default
-    made: Tensor = convolve(x, _layouts.get()[layout], bias, padding, stride, dilation, groups, "none", [], "")
+    """oneDNN's convolution by a layout that is known by its number."""
+    made = onednn_convolution(x, _layouts.get()[layout], bias, padding, stride, dilation, groups)
     return made if made.stride() == tuple(strides) else made.new_empty_strided(size, strides).copy_(made)
 
 
@@ -151,26 +147,44 @@ _library.impl("convolution", _told, "Meta")
 
 
 def _compiled(graph: GraphModule, given: Sequence[Tensor]) -> Callable[..., Any]:
-    """Compiled code for a graph, from the folder where it is known."""
-    from torch._inductor import standalone_compile
-    from torch._inductor.standalone_compile import CompiledArtifact
-
-    path = folder() / f"{_key(graph.code, given)}.bin"
-    if path.is_file():
+    """Compiled code for a graph, from the folder where it is known, if nobody else can have put it there."""
+    standalone_compile, kind = inductor()
+    kept = folder("compiled")
+    path = None if kept is None else kept / f"{_key(graph.code, given)}.bin"
+    if path is not None and os.path.lexists(path):
         try:
-            return CompiledArtifact.load(path=str(path), format="binary")
-        except Exception as error:  # of another build, or damaged: it is made anew
+            return _load(kind, read(path))
+        except Untrusted as error:
+            _log.warning("compiled code is not used, and made anew: %s", error)
+        except Exception as error:  # of another build, or damaged
             _log.info("%s cannot be used, and is made anew: %s", path, str(error).split("\n")[0])
     started = time.monotonic()
     artifact = standalone_compile(graph, list(given), dynamic_shapes="from_example_inputs")
     _log.info("compiled in %.0f s", time.monotonic() - started)
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with staged_file(path) as scratch:
-            artifact.save(path=str(scratch), format="binary")
-    except Exception as error:  # a folder that cannot be written, or code that cannot be kept
+        if path is not None:
+            _save(artifact, path)
+    except Exception as error:  # a disk that is full, or code that cannot be kept
         _log.info("compiled code is not kept: %s", str(error).split("\n")[0])
     return artifact
+
+
+def _load(kind: Any, content: bytes) -> Callable[..., Any]:
+    """Compiled code from the bytes that were checked: PyTorch opens a file by name, so it gets one that was not there before."""
+    with tempfile.TemporaryDirectory(prefix="calotype-") as scratch:  # this user's alone, by a name that cannot be guessed
+        copy = Path(scratch) / "code.bin"
+        copy.write_bytes(content)
+        loaded: Callable[..., Any] = kind.load(path=str(copy), format="binary")
+        return loaded
+
+
+def _save(artifact: Any, path: Path) -> None:
+    """Write compiled code into a private folder, for this user alone; whole or not at all."""
+    with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as scratch:
+        made = Path(scratch) / path.name
+        artifact.save(path=str(made), format="binary")
+        made.chmod(0o600)
+        os.replace(made, path)
 
 
 def _key(code: str, given: Sequence[Tensor]) -> str:

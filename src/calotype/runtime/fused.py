@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .private_folders import keep_triton_private
 from .scope import current
 from .structure import Originals, called_plainly
 from .torch_private import dispatch_modes
@@ -212,6 +213,7 @@ def _importable() -> bool:
     """Whether Triton is there; said once, not for each kernel."""
     try:
         _kernels()
+        keep_triton_private()
     except Exception as error:  # a broken installation raises more than ImportError
         _log.info("norms and gates run by PyTorch's operators, without Triton: %s", str(error).split("\n")[0])
         return False

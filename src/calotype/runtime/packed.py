@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from . import winograd
 from .scope import Scope, current
 from .structure import Originals
-from .torch_private import onednn_convolution, onednn_layout
+from .torch_private import onednn_convolution, onednn_layout, version
 from .weight_sums import weight_sums
 
 _CONV_FORWARD = nn.Conv2d._conv_forward
@@ -113,7 +113,7 @@ def _scope_of(layer: nn.Conv2d, x: Tensor) -> Scope | None:
 def _weight(layer: nn.Module, kind: Any, scope: Scope, make: Callable[[Tensor], Tensor]) -> Tensor:
     """The layer's weight, prepared by `make` when it is first met, or was made for another `kind` or from other values."""
     weight: Tensor = layer.weight.detach()  # type: ignore[operator]
-    place = weight.data_ptr(), weight.shape, weight.stride()
+    place = weight.data_ptr(), weight.shape, weight.stride(), version(layer.weight)  # type: ignore[arg-type]
     with _lock:
         found = _prepared.get(layer)
         current_one = found is not None and found.place == place and (

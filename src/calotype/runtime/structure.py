@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .torch_private import FORWARD_HOOKS, compiled_in_place, hooked_everywhere, hooks_of
+from .torch_private import FORWARD_HOOKS, compiled_in_place, hooked_everywhere, hooks_of, version
 
 _DEPENDENCIES = {"torch", "typing_extensions", "numpy", "safetensors", "PIL", "huggingface_hub", "tokenizers", "tqdm", "triton"}
 _KNOWN_PACKAGES = {__name__.partition(".")[0], *_DEPENDENCIES, *sys.stdlib_module_names} - {"unittest"}
@@ -104,9 +104,10 @@ class Structure:
         return list(chain.from_iterable(map(types.MappingProxyType.values, map(vars, self._classes))))
 
     def _places_of_tensors(self) -> list[Any]:
-        """Where tensors are in memory, and how that is read."""
+        """Where tensors are in memory, how that is read, and how often they were written to, as far as that is counted."""
         tensors = self._tensors
-        return [*map(_address, tensors), *map(Tensor.stride, tensors), *[(each.shape, each.dtype) for each in tensors]]
+        return [*map(_address, tensors), *map(Tensor.stride, tensors), *map(version, tensors),
+                *[(each.shape, each.dtype) for each in tensors]]
 
     # -- the walk --------------------------------------------------------------------------------------------------------
 

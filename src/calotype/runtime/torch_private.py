@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -110,6 +112,11 @@ def run_composite(operator: Any, key: Any, *args: Any, **kwargs: Any) -> Any:
     return operator.decompose(*args, **kwargs) if by_key is None else by_key(key, *args, **kwargs)
 
 
+def version(tensor: Tensor) -> int:
+    """How often a tensor was written to, as far as PyTorch counts: not by fused optimisers, and not through `.data`."""
+    return 0 if tensor.is_inference() else int(getattr(tensor, "_version", 0))
+
+
 def raise_version(tensor: Tensor) -> None:
     """Have autograd notice that `tensor` was written to in a way that it does not see."""
     increment = getattr(torch.autograd.graph, "increment_version", None)
@@ -183,6 +190,32 @@ def inductor() -> tuple[Callable[..., Any], Any]:
     from torch._inductor.standalone_compile import CompiledArtifact
 
     return standalone_compile, CompiledArtifact
+
+
+@contextmanager
+def inductor_headers_in(folder: Path) -> Iterator[None]:
+    """A block in which headers that inductor compiles ahead lie in `folder`; where that cannot be said, there are none.
+
+    By itself it has them in a folder that is fixed when it is imported, and that is never the one that it is told.
+    """
+    from torch._inductor import codecache, config  # where PyTorch makes its usual folder, if it is told none
+
+    names = {"_HEADER_DIR": str(folder), "_HEADER_LOCK_DIR": str(folder / "locks")}
+    module = vars(codecache)
+    if not names.keys() <= module.keys():
+        known = hasattr(config, "cpp_cache_precompile_headers")
+        with config.patch(cpp_cache_precompile_headers=False) if known else nullcontext():
+            yield
+        return
+    before = {name: module[name] for name in names}
+    module.update(names)
+    try:
+        compiled: Any = module.get("_precompile_header")
+        if hasattr(compiled, "cache_clear"):
+            compiled.cache_clear()  # it may know some in the shared folder
+        yield
+    finally:
+        module.update(before)
 
 
 # -- Accelerate ------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,9 @@ place in it on the object.
 
 from __future__ import annotations
 
+import copy
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -16,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..arguments import numbers, whole_number
 from ..outputs import Output
 from ..randomness import Generators
 from ..words import check_choice, check_keywords
@@ -23,7 +26,6 @@ from .entries import SchedulerMixin
 from .noise import Array, Levels
 from .prediction import PREDICTION_TYPES, Prediction, make_clip, read_prediction
 from .table import Memory, Row, State, Table
-
 
 _Self = TypeVar("_Self", bound="Scheduler")
 
@@ -38,10 +40,7 @@ class SchedulerOutput(Output):
 
 def checked_steps(steps: Any, most: int | None = None) -> int:
     """`num_inference_steps`, if it is a whole number from 1 to `most`."""
-    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or not 1 <= steps <= (most or steps):
-        allowed = f"from 1 to {most}, the number of training timesteps" if most else "of at least 1"
-        raise ValueError(f"num_inference_steps is {steps!r}, but must be a whole number {allowed}")
-    return int(steps)
+    return whole_number("num_inference_steps", steps, 1, most, limit="the number of training timesteps" if most else "")
 
 
 class Scheduler(SchedulerMixin):
@@ -49,6 +48,7 @@ class Scheduler(SchedulerMixin):
 
     timesteps: Tensor  # [n] what the model is told, call by call
     _current: Levels
+    _places: Mapping[tuple[str, int], int]  # where the state's tensors are
 
     # -- what a solver says ---------------------------------------------------------------------------------------------
 
@@ -114,7 +114,8 @@ class Scheduler(SchedulerMixin):
         self.num_inference_steps: int | None = None
         self.begin_index: int | None = None
         self._tables: dict[tuple[Any, ...], Table] = {}  # of the current levels: the last few
-        self._place(self._training(), None)
+        self._current = self._training()
+        self._place(self._current, None)
 
     def _training(self) -> Levels:
         """The trajectory before `set_timesteps`."""
@@ -136,11 +137,26 @@ class Scheduler(SchedulerMixin):
         levels = self._levels(num_inference_steps, timesteps, sigmas, **where)
         if not 0 <= begin < len(levels):
             raise ValueError(f"begin is {begin}, but must be a row from 0 to {len(levels) - 1}")
-        table = self._tabulate(levels.starting_at(begin), options)
+        table = self._defined(self._tabulate(levels.starting_at(begin), options))
         asked = next(len(given) for given in (timesteps, sigmas, range(num_inference_steps or 0)) if given is not None)
         if len(levels) > asked:
             table.count_steps()
         return table
+
+    def _defined(self, table: Table) -> Table:
+        """The table, unless one of its steps divides by zero, which is better said now than after the last one."""
+        row = table.undefined_row()
+        if row is None:
+            return table
+        alpha, at = float(table.levels.alpha[row]), float(table.timesteps[row])
+        if alpha == 0:
+            raise ValueError(
+                f"at timestep {at:g} a sample is pure noise, of which a prediction_type of {self._kind!r} says nothing about the "
+                "image: with rescale_betas_zero_snr, the model must have been trained with prediction_type='v_prediction'; for "
+                f"any other, use {type(self).__name__}.from_config(config, rescale_betas_zero_snr=False)")
+        raise ValueError(
+            f"{type(self).__name__} divides by zero at timestep {at:g}, where the sample is {alpha:g} · image + "
+            f"{float(table.levels.sigma[row]):g} · noise and prediction_type is {self._kind!r}: this config suits no model")
 
     def _tabulate(self, levels: Levels, options: dict[str, Any]) -> Table:
         return Table(levels, self.rows(levels, **options), self._reading(levels), self.memory, self._clip,
@@ -159,28 +175,20 @@ class Scheduler(SchedulerMixin):
         for name in given:
             if name not in self.placed_by:
                 raise ValueError(f"{type(self).__name__} takes no {name} of one's own")
-            values = np.asarray(timesteps if timesteps is not None else sigmas, dtype=np.float64)
+            values = numbers(name, timesteps if timesteps is not None else sigmas)
             least = 2 if name == "sigmas" and self.sigmas_name_the_end else 1
-            if values.ndim != 1 or len(values) < least or not (np.diff(values) < 0).all() or values[-1] < 0:
+            if len(values) < least or not (np.diff(values) < 0).all() or values[-1] < 0:
                 raise ValueError(f"{name} must be a list of falling numbers, not negative, and are {values.tolist()}")
             if name == "timesteps" and not values[0] <= self.highest_timestep:
                 raise ValueError(f"timesteps must lie in [0, {self.highest_timestep:g}], and are {values.tolist()}")
             return self.levels(len(values), **{name: values}, **where)
         return self.levels(checked_steps(steps, len(self) if self.bounded else None), **where)
 
-    def __copy__(self: _Self) -> _Self:
-        """A scheduler that steps on from here on its own."""
-        copied = object.__new__(type(self))
-        vars(copied).update(vars(self))
-        copied._tables = dict(self._tables)
-        copied._state = None if self._state is None else list(self._state)
-        return copied
-
     # -- loops of one's own -----------------------------------------------------------------------------------------------
 
     def _place(self, levels: Levels, device: torch.device | str | None) -> None:
-        if self._tables and not levels.equals(self._current):
-            self._tables = {}
+        if not levels.equals(self._current):
+            self._tables = {}  # another dictionary, since a shallow copy of this scheduler may hold the same
         self._current, self._times, self._scales = levels, levels.timesteps.tolist(), self.input_scale(levels)
         self.timesteps = self.timesteps_of(levels, device)
         self.init_noise_sigma = self.initial_noise_scale(levels)
@@ -190,12 +198,18 @@ class Scheduler(SchedulerMixin):
         self._first = 0  # the row at which the trajectory was entered
         self._state: State | None = None
 
+    def __copy__(self: _Self) -> _Self:
+        """Another scheduler at the same place, which goes its own way from there."""
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__, _tables={}, _state=copy.copy(self._state))
+        return made
+
     def _table_from(self, first: int, options: dict[str, Any]) -> Table:
         """The table of the current levels from row `first` on, with these options of `step`."""
         key = (first, *options.values())
         if key not in self._tables:
             self._tables = self._tables if len(self._tables) < 8 else {}
-            self._tables[key] = self._tabulate(self._current.starting_at(first), options)
+            self._tables[key] = self._defined(self._tabulate(self._current.starting_at(first), options))
         return self._tables[key]
 
     def set_timesteps(self, num_inference_steps: int | None = None, device: torch.device | str | None = None,
@@ -279,7 +293,11 @@ class Scheduler(SchedulerMixin):
         row = self._enter(timestep)
         if self._row is None or row != self._row + 1:
             self._first, self._state = row, None
-        table, i = self._table_from(self._first, options), row - self._first
+        table = self._table_from(self._first, options)
+        if self._state is not None and table.places != self._places:  # options that remember something else: begin anew with them
+            self._first, self._state = row, None
+            table = self._table_from(row, options)
+        i, self._places = row - self._first, table.places
         self._state = table.new_state() if self._state is None else self._state
         noise = table.draw(i, sample, generator, output.dtype, self._state) if noise is None else noise
         following, x0 = table.advance(i, output, sample, self._state, noise, tells_x0=return_dict or self.tells_x0)

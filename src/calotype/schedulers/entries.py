@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypedDict, TypeVar, get_args, get_origin, get_type_hints
 
-from ..config import Configured, register_to_config
+from ..config import Configured, frozen, register_to_config
 from ..words import check_choice, check_keywords
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def takes(**entries: Unpack[Entries]) -> Callable[[_Class], _Class]:
     """Give a scheduler an `__init__` of these arguments, which checks them and prepares the scheduler."""
     types = {name: get_args(_TOLD[name])[0] for name in entries}
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    parameters = [inspect.Parameter(name, kind, default=value, annotation=types[name]) for name, value in entries.items()]
+    parameters = [inspect.Parameter(name, kind, default=frozen(value), annotation=types[name]) for name, value in entries.items()]
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         for name, allowed in types.items():

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..arguments import least_strength, whole_number
 from ..randomness import Generators
 from .base import SchedulerOutput
 from .betas import BetaScheduler
@@ -43,11 +44,15 @@ class DistilledScheduler(BetaScheduler):
 
     def distilled_timesteps(self, steps: int, original_steps: int | None = None, strength: float = 1.0) -> Array:
         """`steps` of the timesteps on which the model was distilled, up to the share `strength` of training, falling."""
-        count = original_steps or self.config.original_inference_steps
-        return self._some(self.noise_schedule.count // count * np.arange(1.0, int(count * strength) + 1) - 1, steps)
+        count = whole_number("original_inference_steps", original_steps or self.config.original_inference_steps, 1,
+                             self.noise_schedule.count, limit="the number of training timesteps")
+        return self._some(self.noise_schedule.count // count * np.arange(1.0, int(count * strength) + 1) - 1, steps, count)
 
-    def _some(self, rising: Array, steps: int) -> Array:
-        """`steps` of these, evenly from the last on."""
+    def _some(self, rising: Array, steps: int, count: int) -> Array:
+        """`steps` of these, which are the first of `count`, evenly from the last on."""
+        if not len(rising):
+            raise ValueError(f"strength leaves none of the {count} steps from which the model was distilled: at least "
+                             f"{least_strength(count):g} leaves one")
         if not 1 <= steps <= len(rising):
             raise ValueError(f"num_inference_steps is {steps}, but must be from 1 to {len(rising)}, "
                              "the number of steps from which the model was distilled, times strength")
@@ -125,7 +130,8 @@ class TCDScheduler(DistilledScheduler):
             return super().distilled_timesteps(steps, None, strength)
         if steps > original_steps:
             raise ValueError(f"num_inference_steps is {steps}, more than the {original_steps} original_inference_steps")
-        return self._some(np.arange(float(int(self.noise_schedule.count * strength))), steps)
+        count = self.noise_schedule.count
+        return self._some(np.arange(float(int(count * strength))), steps, count)
 
     def row(self, levels: Levels, i: int, eta: float = 0.3, **options: Any) -> Row:
         """`x' = r · (alpha_s · x0 + sigma_s · noise) + sqrt(1 - r²) · fresh`, with `r = alpha' / alpha_s`."""

@@ -12,6 +12,7 @@ linear readings of the model output into the weights. A step is then a handful o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -59,6 +60,7 @@ class Table:
         timesteps: [n] what the model is told, row by row.
         input_scale: what the sample is multiplied by before the model sees it, row by row.
         init_noise_sigma: the standard deviation of the noise to begin with.
+        slots, places: how many tensors are remembered, and in which slot `("x" or "m", row)` is.
         ends_step: [n] whether a row's model call is the last of its solver step.
     """
 
@@ -67,10 +69,10 @@ class Table:
         self.levels, self.clip = levels, clip
         self.timesteps, self.input_scale, self.init_noise_sigma = timesteps, input_scale, init_noise_sigma
         self._columns: dict[torch.device, Columns] = {}
-        self.slots, places = _assign_slots(rows)
+        self.slots, self.places = _assign_slots(rows)
         self._reads_x = [tuple(row.x) for row in rows]
         readings = zip(*(weights.tolist() for weights in prediction), strict=True)
-        self.steps = [self._compile(i, *each, places, memory) for i, each in enumerate(zip(rows, readings, strict=True))]
+        self.steps = [self._compile(i, *each, self.places, memory) for i, each in enumerate(zip(rows, readings, strict=True))]
         self.ends_step = [True] * len(rows)
 
     def count_steps(self) -> None:
@@ -86,6 +88,17 @@ class Table:
     def noised(self, x0: Tensor, noise: Tensor, row: int = 0) -> Tensor:
         """`alpha · x0 + sigma · noise` [B, …]: a clean sample at the level at which row `row` begins."""
         return x0 * float(self.levels.alpha[row]) + noise * float(self.levels.sigma[row])
+
+    def undefined_row(self) -> int | None:
+        """The first row that mixes what does not exist, with weights that are infinite, if there is one.
+
+        At a level without signal, a prediction of the noise says nothing about the clean sample; and so on.
+        """
+        for i, step in enumerate(self.steps):
+            used = (*step.following, *(step.m if step.keep_m is not None else ()), *(step.x0 if step.clips else ()))
+            if not all(math.isfinite(weight) for _, weight in used):
+                return i
+        return None
 
     def __len__(self) -> int:
         return len(self.steps)

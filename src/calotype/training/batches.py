@@ -82,15 +82,35 @@ class Batches:
         epoch = bisect.bisect_right(range(self._enough_epochs(number)), number, key=self._steps_before) - 1
         place = number - self._steps_before(epoch)
         while True:
-            begin, end = self._begun(epoch), self._begun(epoch + 1)
-            turns = np.repeat(np.arange(len(begin)), np.subtract(end, begin))
-            turns = turns[self._permutation(len(turns), _ORDER, epoch, 1)]
+            begin, turns = self._begun(epoch), self._turns(epoch)
             blocks = np.add(begin, np.bincount(turns[:place], minlength=len(begin)))
             for group in turns[place:].tolist():
                 yield self._batch(number, group, int(blocks[group]))
                 blocks[group] += 1
                 number += 1
             epoch, place = epoch + 1, 0
+
+    def steps_for(self, epochs: int) -> int:
+        """The number of the first steps, in which every picture comes at least `epochs` times, and one at its least often so.
+
+        Groups take turns, so it may be a few more than `epochs` times as many pictures as there are.
+        """
+        last = [self._step_of(group, -(-epochs * length // self._taken) - 1)
+                for group, length in enumerate(self._lengths) if length]
+        return max(last) + 1
+
+    def _step_of(self, group: int, block: int) -> int:
+        """The number of the step that takes the `block`-th block of a group's stream."""
+        enough = (block + 2) * self._taken // self._lengths[group] + 2
+        epoch = bisect.bisect_right(range(enough), block, key=lambda epoch: self._begun(epoch)[group]) - 1
+        places = np.flatnonzero(self._turns(epoch) == group)
+        return self._steps_before(epoch) + int(places[block - self._begun(epoch)[group]])
+
+    def _turns(self, epoch: int) -> NDArray[np.int64]:
+        """The groups that the steps of an epoch are of."""
+        begin, end = self._begun(epoch), self._begun(epoch + 1)
+        turns = np.repeat(np.arange(len(begin)), np.subtract(end, begin))
+        return turns[self._permutation(len(turns), _ORDER, epoch, 1)]
 
     def _begun(self, epoch: int) -> list[int]:
         """How many steps each group has had before `epoch`: its share, rounded down after its phase is added."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
@@ -77,16 +78,11 @@ def load_checkpoint(path: Path, trained: Mapping[str, tuple[Any, Any, Any]]) -> 
     Raises:
         ValueError: it is of other networks, or damaged; names the file.
     """
-    told = read_json(path / "training.json")
-    if told.get("players", {}).keys() != trained.keys():
-        raise ValueError(f"{str(path)!r} is a checkpoint of {sorted(told.get('players', {}))}, and not of {sorted(trained)}")
+    told = check_checkpoint(path, {name: network for name, (network, _, _) in trained.items()})
     for name, (network, optimizer, average) in trained.items():
         about = told["players"][name]
         state = _unflattened(_read(path / f"{name}.optimizer.safetensors"), about["optimizer"])
         weights = _read(path / f"{name}.safetensors")
-        wanted = _trained(network)
-        if weights.keys() != wanted.keys() or any(weights[key].shape != wanted[key].shape for key in wanted):
-            raise ValueError(f"{str(path / name)!r} has other tensors than the network that is trained: it is of another run")
         # Groups are made by the settings, and rates by the step's number: only the state is a checkpoint's.
         names = {id(parameter): key for key, parameter in network.named_parameters()}
         groups = [{**group, "params": [names[id(one)] for one in group["params"]]} for group in optimizer.param_groups]
@@ -97,6 +93,32 @@ def load_checkpoint(path: Path, trained: Mapping[str, tuple[Any, Any, Any]]) -> 
             shadows = _read(path / f"{name}.average.safetensors")
             _put_averages(average, [shadows[str(i)] for i in range(len(shadows))], about["average"])
     return told
+
+
+def check_checkpoint(path: Path, networks: Mapping[str, Any]) -> dict[str, Any]:
+    """That a checkpoint is of these networks: by its JSON, and by the heads of its files.
+
+    Returns:
+        What its JSON says.
+
+    Raises:
+        ValueError: it is of other networks, or damaged; names the file.
+    """
+    told = read_json(path / "training.json")
+    if told.get("players", {}).keys() != networks.keys():
+        raise ValueError(f"{str(path)!r} is a checkpoint of {sorted(told.get('players', {}))}, and not of {sorted(networks)}")
+    for name, network in networks.items():
+        if _shapes_in(path / f"{name}.safetensors") != {key: list(tensor.shape) for key, tensor in _trained(network).items()}:
+            raise ValueError(f"{str(path / name)!r} has other tensors than the network that is trained: it is of another run")
+    return told
+
+
+def _shapes_in(file: Path) -> dict[str, list[int]]:
+    try:
+        with safe_open(file, "pt") as content:
+            return {key: content.get_slice(key).get_shape() for key in content.keys()}  # noqa: SIM118
+    except Exception as error:
+        raise ValueError(f"{str(file)!r} cannot be read as part of a checkpoint ({error})") from None
 
 
 def _trained(network: Any) -> dict[str, Tensor]:

@@ -13,15 +13,29 @@ from torch import Tensor, nn
 _TAKEN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
-def wrapped(accelerator: Accelerator, network: nn.Module, shard: bool) -> nn.Module:
-    """The network as the loss calls it, in however many processes.
+def check_processes(accelerator: Accelerator, shard: bool) -> None:
+    """Raise what can be said of the processes before there is work for them.
 
     Raises:
         ValueError: Accelerate was configured to divide weights by means of its own; or there is nobody to divide them among.
     """
+    import torch.distributed as dist
+
     if accelerator.distributed_type not in _TAKEN:
         raise ValueError(f"Accelerate is configured for {accelerator.distributed_type.value}; configure it for plain processes "
                          "(multi-GPU), and say `shard` to divide weights among them")
+    if shard and not dist.is_initialized():
+        raise ValueError("shard divides weights among processes, and there is one; start several with "
+                         "`torchrun --nproc-per-node N -m calotype train …`")
+
+
+def wrapped(accelerator: Accelerator, network: nn.Module, shard: bool) -> nn.Module:
+    """The network as the loss calls it, in however many processes.
+
+    Raises:
+        ValueError: as `check_processes` does.
+    """
+    check_processes(accelerator, shard)
     if shard:
         return _sharded(accelerator, network)
     if accelerator.num_processes == 1:
@@ -30,13 +44,9 @@ def wrapped(accelerator: Accelerator, network: nn.Module, shard: bool) -> nn.Mod
 
 
 def _sharded(accelerator: Accelerator, network: nn.Module) -> nn.Module:
-    import torch.distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    if not dist.is_initialized():
-        raise ValueError("shard divides weights among processes, and there is one; start several with "
-                         "`torchrun --nproc-per-node N -m calotype train …`")
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     # One group for the whole network: layers read each other's weights before they are called (all time projections are one
     # product), so a group a block would find some of them divided. What training keeps, optimiser and averages, is divided.

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..picture_files import ORIENTATION, read_picture, shown_size, turned_size
 from ..words import nearest, some
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-_ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # of EXIF: width and height are each other's
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class Row:
     def read(self) -> Any:
         value = self.dataset[self.number][self.column]
         if isinstance(value, dict):  # not decoded: its bytes, or where they are
-            return _opened(io.BytesIO(value["bytes"]) if value.get("bytes") else value["path"])
+            return read_picture(value.get("bytes") or value["path"], upright=True)
         return value
 
 
@@ -48,7 +46,7 @@ class Entry:
     name: str
 
     def read(self) -> Image:
-        """The picture as it is stored, whatever its size and mode.
+        """The picture, whatever its size and mode; of a file upright.
 
         Raises:
             ValueError: it is damaged, missing, or no picture; names it.
@@ -56,9 +54,9 @@ class Entry:
         from PIL import Image
 
         try:
-            image = _opened(self.image) if isinstance(self.image, Path) else self.image
+            image = read_picture(self.image, upright=True) if isinstance(self.image, Path) else self.image
             image = image.read() if isinstance(image, Row) else image
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's, of damaged files
+        except (OSError, SyntaxError, ValueError) as error:  # the last two are Pillow's, of a data set that decodes
             raise ValueError(f"{self.name} cannot be read as a picture ({error})") from error
         if not isinstance(image, Image.Image):
             raise ValueError(f"{self.name} is a {type(image).__name__}, and a PIL image is needed")
@@ -66,14 +64,11 @@ class Entry:
 
     def size(self) -> tuple[int, int]:
         """(width, height) of the picture as it is shown, turned as its EXIF says. Of a file only the head is read."""
-        from PIL import Image
-
         if not isinstance(self.image, Path):
-            return _shown(self.read())
+            return turned_size(self.read())
         try:
-            with Image.open(self.image) as image:
-                return _shown(image)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return shown_size(self.image)
+        except (OSError, ValueError) as error:
             raise ValueError(f"{self.name} cannot be read as a picture ({error})") from error
 
     def stamp(self) -> list[Any]:
@@ -84,20 +79,7 @@ class Entry:
         if isinstance(self.image, Row) and (fingerprint := getattr(self.image.dataset, "_fingerprint", None)):
             return [fingerprint, self.image.number, self.image.column]
         image = self.read()
-        return [image.mode, image.size, image.getexif().get(_ORIENTATION, 1), hashlib.sha256(image.tobytes()).hexdigest()]
-
-
-def _opened(file: Any) -> Image:
-    from PIL import Image
-
-    with Image.open(file) as image:
-        image.load()
-    return image
-
-
-def _shown(image: Image) -> tuple[int, int]:
-    width, height = image.size
-    return (height, width) if image.getexif().get(_ORIENTATION) in _ON_ITS_SIDE else (width, height)
+        return [image.mode, image.size, image.getexif().get(ORIENTATION, 1), hashlib.sha256(image.tobytes()).hexdigest()]
 
 
 def memory_entries(images: Any, texts: Any = None, rows: Any = None) -> list[Entry]:
@@ -117,6 +99,8 @@ def memory_entries(images: Any, texts: Any = None, rows: Any = None) -> list[Ent
 def dataset_entries(dataset: Any, image_column: str = "image", caption_column: str | None = "text") -> list[Entry]:
     """Entries of a data set of the `datasets` library: what has `column_names`, rows by number and columns by name.
 
+    Where the library would decode the pictures, it is told not to: it opens whatever Pillow does.
+
     Raises:
         ValueError: it has no such column; lists those it has.
     """
@@ -125,6 +109,9 @@ def dataset_entries(dataset: Any, image_column: str = "image", caption_column: s
         if column is not None:
             check_column(column, names, "the data set")
     kinds = getattr(dataset, "features", None) or {}
+    kind: Any = kinds.get(image_column)
+    if type(kind).__name__ == "Image":
+        dataset = dataset.cast_column(image_column, type(kind)(decode=False))
     plain = [name for name in names if name != image_column and type(kinds.get(name)).__name__ not in ("Image", "Audio", "Video")]
     columns = {name: list(dataset[name]) for name in plain}
     entries = []

@@ -13,6 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from ..words import some
 from .batches import Batches, Draw
+from .plan import planned
 from .task import Batch, Place, Player, Task, by_draws, on_device, parameter_count
 
 _STATES = {"adamw": 8, "adam": 8, "adamw8bit": 2, "sgd": 4, "adafactor": 0.1}  # bytes an optimiser keeps of a parameter
@@ -24,13 +25,12 @@ def estimate(task: Task, settings: Any) -> Iterator[tuple[str, str]]:
     Memory is counted and not measured: weights, gradients, what the optimiser and an average keep, and the activations that
     autograd saves, as they are for one picture and for two. Working memory of single operations comes on top.
     """
-    device = PartialState().device
+    state = PartialState()
+    plan, device = planned(task, settings, state.num_processes), state.device
     task.place(device)
     for player in task.players:
         player.network.to(device).train()
     batches = Batches(task.groups, settings.train_batch_size, settings.seed)
-    steps_an_epoch = max(1, batches.steps_per_epoch // settings.gradient_accumulation_steps)
-    steps = settings.max_train_steps or settings.num_train_epochs * steps_an_epoch
     yield "pictures", str(len(task.data))
     first = on_device(task.collate([by_draws(task.data)[draw] for draw in next(iter(batches))]), device)
     yield "a batch", ", ".join(f"{name} {list(value.shape)}" for name, value in first.items() if isinstance(value, Tensor))
@@ -39,10 +39,10 @@ def estimate(task: Task, settings: Any) -> Iterator[tuple[str, str]]:
     yield from task.facts()
     trained = [parameter for player in task.players for parameter in player.parameters()]
     yield "trained", f"{parameter_count(trained) / 1e6:.3f} million parameters"
-    yield "steps", f"{steps}, {steps / steps_an_epoch:.1f} times through the pictures"
+    yield "steps", f"{plan.steps}, {plan.steps * plan.pictures_a_step / len(task.data):.1f} times through the pictures"
     yield "memory", _memory(task, settings)
     seconds = _seconds(task, settings, first, device)
-    whole = _time(seconds * steps * settings.gradient_accumulation_steps)
+    whole = _time(seconds * plan.steps * settings.gradient_accumulation_steps)
     yield "time", f"{seconds:.2f} s a batch here ({device}), so about {whole}"
 
 

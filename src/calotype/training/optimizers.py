@@ -53,6 +53,13 @@ def make_optimizer(
     return (torch.optim.AdamW if name == "adamw" else torch.optim.Adam)(groups, **common, betas=betas, eps=epsilon)
 
 
+def check_optimizer(name: str) -> None:
+    """Raise what `make_optimizer` would of a name alone: there is none of it, or a package is missing."""
+    check_choice("the optimizer", name.lower(), NAMES)
+    if name.lower() == "adamw8bit":
+        _bitsandbytes()
+
+
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """The trainable parameters of `module` in groups for an optimiser, so that biases and the scales of norms do not decay.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 import os
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from .batches import Draw
 from .buckets import Size, assign, bucket_sizes
 from .captions import Captions
 from .entries import Entry, check_column, dataset_entries, memory_entries
-from .folders import METADATA, folder_entries
+from .folders import METADATA, any_caption, folder_entries
 from .framing import Chance, Framed, Framing
 from .seeds import generator_for
 
@@ -68,7 +69,8 @@ class Pictures(Dataset[dict[str, Any]]):
     def open(
         cls, train_data_dir: str | os.PathLike[str] | None = None, dataset_name: str | None = None, *,
         dataset_config_name: str | None = None, split: str = "train", cache_dir: str | os.PathLike[str] | None = None,
-        image_column: str = "image", caption_column: str | None = "text", captions: Captions | None = None, **how: Any,
+        image_column: str = "image", caption_column: str | None = "text", captions: Captions | None = None,
+        not_in: Sequence[str | os.PathLike[str]] = (), **how: Any,
     ) -> Pictures:
         """The pictures in a folder, or in a data set of the Hugging Face Hub.
 
@@ -77,6 +79,7 @@ class Pictures(Dataset[dict[str, Any]]):
             dataset_name, dataset_config_name, split, cache_dir: what `datasets.load_dataset` is told.
             image_column: of a data set. caption_column: of a data set or of metadata; `None` for pictures without captions.
             captions: how they are drawn.
+            not_in: folders in `train_data_dir` that are no data, such as a run's own; see `folders.folder_entries`.
             **how: `resolution`, `center_crop`, `random_flip`, `interpolation` and `background` of `Framing`; `buckets`,
                 `bucket_step`, `max_ratio` and `seed` of `Pictures`.
 
@@ -93,12 +96,12 @@ class Pictures(Dataset[dict[str, Any]]):
             dataset = _load_dataset(dataset_name, dataset_config_name, split=split, cache_dir=cache_dir)
             return cls.from_dataset(dataset, image_column, caption_column, captions=captions, **how)
         assert train_data_dir is not None
-        entries = folder_entries(train_data_dir, caption_column)
-        if caption_column is not None and not any(entry.captions for entry in entries):
+        entries = folder_entries(train_data_dir, caption_column, not_in)
+        if caption_column is not None and not any_caption(entries):
             raise ValueError(f"the pictures in {str(train_data_dir)!r} have no captions: neither in a column {caption_column!r} "
                              f"of {' or '.join(METADATA)}, nor in NAME.txt beside NAME.png. caption_column=None does without, "
                              "and Captions(constant=...) gives all the same one")
-        return cls._framed(entries, captions, how)
+        return cls.from_entries(entries, captions, **how)
 
     @classmethod
     def of(
@@ -106,7 +109,7 @@ class Pictures(Dataset[dict[str, Any]]):
         rows: Sequence[dict[str, Any]] | None = None, *, captions: Captions | None = None, **how: Any,
     ) -> Pictures:
         """PIL images in memory, each with a caption or several and its metadata. `captions` and `how` are as `open` has them."""
-        return cls._framed(memory_entries(images, texts, rows), captions, how)
+        return cls.from_entries(memory_entries(images, texts, rows), captions, **how)
 
     @classmethod
     def from_dataset(
@@ -114,10 +117,11 @@ class Pictures(Dataset[dict[str, Any]]):
         **how: Any,
     ) -> Pictures:
         """The pictures of a `datasets.Dataset`, one split. `captions` and `how` are as `open` has them."""
-        return cls._framed(dataset_entries(dataset, image_column, caption_column), captions, how)
+        return cls.from_entries(dataset_entries(dataset, image_column, caption_column), captions, **how)
 
     @classmethod
-    def _framed(cls, entries: list[Entry], captions: Captions | None, how: dict[str, Any]) -> Pictures:
+    def from_entries(cls, entries: Sequence[Entry], captions: Captions | None = None, **how: Any) -> Pictures:
+        """The pictures that entries name. `captions` and `how` are as `open` has them."""
         of_framing = set(Framing.__dataclass_fields__)
         check_keywords("Pictures", how, [*sorted(of_framing), "buckets", "bucket_step", "max_ratio", "seed"])
         framing = Framing(**{name: value for name, value in how.items() if name in of_framing})
@@ -240,4 +244,6 @@ def _load_dataset(name: str, config: str | None, **how: Any) -> Any:
     except ModuleNotFoundError:
         raise ModuleNotFoundError(f"the data set {name!r} is read with the library `datasets`, which is not installed: "
                                   "pip install datasets") from None
+    if "trust_remote_code" in inspect.signature(load_dataset).parameters:  # releases that could run a data set's own script
+        how["trust_remote_code"] = False
     return load_dataset(name, config, **how)

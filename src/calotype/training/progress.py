@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm import tqdm
 
+from ..console import is_terminal, progress_bar, say
 from ..files import staged_file
 from ..images.grids import contact_sheet
 
@@ -33,9 +32,9 @@ class Progress:
         self._trackers: list[Any] = []
 
     def __enter__(self) -> Progress:
-        shown = sys.stderr.isatty()
+        shown = is_terminal()
         self._in_lines = self._accelerator.is_main_process and not shown
-        self._bar = tqdm(total=self._steps, initial=self._first, unit="step", dynamic_ncols=True,
+        self._bar = progress_bar(total=self._steps, initial=self._first, unit="step", dynamic_ncols=True,
                          disable=not (self._accelerator.is_main_process and shown))
         if self._settings.report_to != "none":
             self._trackers = start_trackers(self._accelerator, self._settings)
@@ -66,7 +65,7 @@ class Progress:
         self._bar.set_postfix_str(words)
         if self._in_lines and (now - self._written >= SECONDS_A_LINE or step + 1 == self._steps):
             self._written = now
-            print(f"step {step + 1} of {self._steps}: {words}", file=sys.stderr, flush=True)
+            say(f"step {step + 1} of {self._steps}: {words}")
         if self._trackers:
             self._accelerator.log({**read[step + 1], "loss": mean, "pictures_per_second": speed}, step=step + 1)
         return {at: values["loss"] for at, values in read.items()}
@@ -100,17 +99,22 @@ class Progress:
             tracker.log_images({"samples": np.asarray(sheet)[None]}, step=step, **layout)
 
 
+def check_tracker(kind: str) -> None:
+    """Raise an `ImportError` that names the package, unless the tracker that `report_to` names is installed."""
+    from accelerate.utils import is_tensorboard_available, is_wandb_available
+
+    if not {"none": lambda: True, "tensorboard": is_tensorboard_available, "wandb": is_wandb_available}[kind]():
+        raise ImportError(f"report_to is {kind!r}, and that is not installed: `pip install {kind}`, or report_to 'none'")
+
+
 def start_trackers(accelerator: Accelerator, settings: Any) -> list[Any]:
-    """Accelerate's trackers of the kind `report_to` names.
+    """Accelerate's trackers of the kind `report_to` names. What they write goes into the run's folder.
 
     Raises:
         ImportError: its package is not installed; names it.
     """
-    from accelerate.utils import is_tensorboard_available, is_wandb_available
-
     kind = settings.report_to
-    if not {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}[kind]():
-        raise ImportError(f"report_to is {kind!r}, and that is not installed: `pip install {kind}`, or report_to 'none'")
+    check_tracker(kind)
     from accelerate.tracking import filter_trackers
 
     accelerator.project_configuration.set_directories(str(settings.output_dir))
@@ -118,5 +122,7 @@ def start_trackers(accelerator: Accelerator, settings: Any) -> list[Any]:
     accelerator.log_with = filter_trackers(kind, accelerator.logging_dir)
     told = {name: value for name, value in settings.model_dump(mode="json").items()
             if isinstance(value, (int, float, str, bool))}
-    accelerator.init_trackers("calotype", told)
+    logs = settings.output_dir / "logs"
+    logs.mkdir(parents=True, exist_ok=True)  # else Weights & Biases takes a folder of its own choice
+    accelerator.init_trackers("calotype", told, init_kwargs={"wandb": {"dir": str(logs)}})
     return list(accelerator.trackers)

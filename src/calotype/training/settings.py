@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ..files import staged_file
+from ..files import local_path, staged_file
 from ..words import nearest
+from .learning_rates import POLYNOMIAL_END
+from .timesteps import timestep_sampler
 
 _Self = TypeVar("_Self", bound="Settings")
 
@@ -21,6 +23,12 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
+    @field_validator("*")
+    @classmethod
+    def _at_home(cls, value: Any) -> Any:
+        """`~` is the home folder, in a file of settings too, which no shell reads."""
+        return local_path(value) if isinstance(value, Path) else value
+
     @classmethod
     def read(cls: type[_Self], given: Mapping[str, Any] | None = None, file: Path | str | None = None) -> _Self:
         """Settings from a YAML file, and on top of it those that are given.
@@ -28,7 +36,7 @@ class Settings(BaseModel):
         Raises:
             ValueError: a setting that there is not, is missing, or has a value that it cannot have; every one is named.
         """
-        entries = dict(_read_yaml(Path(file)) if file is not None else {}) | dict(given or {})
+        entries = dict(_read_yaml(local_path(file)) if file is not None else {}) | dict(given or {})
         try:
             return cls.model_validate(entries)
         except ValidationError as error:
@@ -69,14 +77,14 @@ class Run(Settings):
 
     output_dir: Path = Field(description="Where the result, its settings, samples and checkpoints go.")
     max_train_steps: int | None = Field(None, ge=1, description="How many steps; or say num_train_epochs.")
-    num_train_epochs: int | None = Field(None, ge=1, description="How many times every picture is seen.")
-    seed: int = Field(0, ge=0, description="All that is random follows from it.")
+    num_train_epochs: int | None = Field(None, ge=1, description="How many times every picture is seen, or more.")
+    seed: int = Field(0, ge=0, le=2**62, description="All that is random follows from it.")
     checkpointing_steps: int = Field(500, ge=1, description="A checkpoint after every so many steps, and at the end.")
     checkpoints_total_limit: int | None = Field(2, ge=1, description="How many checkpoints are kept: the last ones.")
     resume_from_checkpoint: str = Field("latest", description=(
         "latest: go on from the last checkpoint in output_dir if there is one; none: begin anew; or a checkpoint's folder."))
     validation_steps: int = Field(500, ge=1, description="Sample pictures after every so many steps.")
-    validation_seed: int = Field(0, ge=0, description="Seed of the sample pictures.")
+    validation_seed: int = Field(0, ge=0, le=2**62, description="Seed of the sample pictures.")
     num_validation_images: int = Field(4, ge=0, description="How many sample pictures, of each prompt; 0 for none.")
     validation_inference_steps: int = Field(25, ge=1, description="Steps in which they are made.")
     logging_steps: int = Field(10, ge=1, description="Loss and speed are read every so many steps.")
@@ -124,6 +132,12 @@ class Optimisation(Settings):
     def _warms_up(self) -> Any:
         if self.lr_scheduler == "constant" and self.lr_warmup_steps:
             raise ValueError("lr_scheduler 'constant' has no warm-up: leave lr_warmup_steps out, or take 'constant_with_warmup'")
+        if self.lr_scheduler == "inverse_sqrt" and not self.lr_warmup_steps:
+            raise ValueError("lr_scheduler 'inverse_sqrt' falls from the end of its warm-up on: say lr_warmup_steps too")
+        if self.lr_scheduler == "polynomial" and not self.learning_rate > POLYNOMIAL_END:
+            raise ValueError(f"lr_scheduler 'polynomial' ends at the rate {POLYNOMIAL_END}: learning_rate must be greater")
+        if self.use_8bit_adam and "optimizer" in self.model_fields_set and self.optimizer not in ("adamw", "adamw8bit"):
+            raise ValueError(f"use_8bit_adam asks for the optimizer 'adamw8bit', and optimizer is {self.optimizer!r}: say one")
         return self
 
 
@@ -132,10 +146,34 @@ class Noise(Settings):
 
     prediction_type: Literal["epsilon", "v_prediction", "sample", "flow_prediction"] | None = Field(
         None, description="What the network learns to predict; by default what the scheduler says.")
-    timestep_sampler: str = Field("uniform", description="How timesteps are drawn: uniform, stratified, logit_normal, …")
+    timestep_sampler: str = Field("uniform", description=(
+        "How timesteps are drawn: uniform, stratified, logit_normal, mode, shifted, bounded, range, earlier, later, log_normal."))
+    timestep_sampler_options: dict[str, bool | float] = Field({}, description=(
+        "What that sampler takes, each as name=value: mean and std (logit_normal, log_normal), scale (mode), shift (shifted), "
+        "low and high (bounded), begin, end and multiplier (range), multiplier and portion (earlier, later), stratified."))
     snr_gamma: float | None = Field(None, gt=0, description="Min-SNR weighting with this bound, mostly 5.")
     noise_offset: float = Field(0.0, ge=0, description="Noise that is one value a channel, so much of it.")
     input_perturbation: float = Field(0.0, ge=0, description="Noise on the noise that the network is shown.")
+
+
+    @field_validator("timestep_sampler_options", mode="before")
+    @classmethod
+    def _options(cls, given: Any) -> Any:
+        """Options as they are typed, `["begin=0.1", …]`, as a mapping."""
+        if not isinstance(given, list):
+            return given
+        pairs = [str(one).partition("=") for one in given]
+        if wrong := [one for one, parts in zip(given, pairs, strict=True) if not all(parts)]:
+            raise ValueError(f"must be written as name=value, which {wrong[0]!r} is not")
+        return {name.strip(): yaml.safe_load(value) for name, _, value in pairs}
+
+    @model_validator(mode="after")
+    def _draws(self) -> Any:
+        try:
+            timestep_sampler(self.timestep_sampler, **self.timestep_sampler_options)
+        except TypeError as error:  # of an option, of which Pydantic would make a fault of ours
+            raise ValueError(f"{error}: see timestep_sampler_options") from None
+        return self
 
 
 class Framed(Settings):

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..files import staged_file, to_json
+from ..files import local_path, staged_file, to_json
 from ..weights import read_tensors
 
 _FORMAT = 1
@@ -39,7 +39,7 @@ class Shards:
         if per_shard < 1:
             raise ValueError(f"per_shard is {per_shard}, but must be at least 1")
         described = to_json({"format": _FORMAT, "per_shard": per_shard, **depends_on})
-        self.folder = Path(folder) / hashlib.sha256(described.encode()).hexdigest()[:32]
+        self.folder = local_path(folder) / hashlib.sha256(described.encode()).hexdigest()[:32]
         self._names, self._per_shard, self._described = names, per_shard, described
         self._read: dict[int, dict[str, Tensor]] = {}
 

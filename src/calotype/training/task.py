@@ -103,6 +103,9 @@ class Task:
     def place(self, device: torch.device) -> None:
         """Move what is not trained to where the run is. It stays in float32, since it is saved with the result."""
 
+    def check(self) -> None:
+        """Raise whatever can be found out before `start`: it comes first, and is quick."""
+
     def start(self, say: Callable[[str], None]) -> None:
         """What is to be done once before the first step, such as filling caches."""
 

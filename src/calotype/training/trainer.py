@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,26 +16,21 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..files import read_json
+from ..made import RUN
+from ..runtime.torch_private import forget_other_precision
 from .batches import Batches
-from .checkpoints import checkpoints, load_checkpoint, save_checkpoint
-from .distributed import for_inference, free_gathered, unsynchronised, whole, wrapped
+from .checkpoints import load_checkpoint, save_checkpoint
+from .distributed import check_processes, for_inference, free_gathered, unsynchronised, whole, wrapped
 from .ema import EMAModel
-from .learning_rates import learning_rate
 from .optimizers import make_optimizer
+from .plan import planned
 from .progress import Progress
+from .resuming import checkpoint_to_go_on_from, settings_of_run
 from .seeds import seed_for
 from .task import Batch, Place, Player, Task, by_draws, on_device
-
-FREE = {"output_dir", "max_train_steps", "num_train_epochs", "checkpointing_steps", "checkpoints_total_limit", "shard",
-        "resume_from_checkpoint", "validation_steps", "validation_seed", "num_validation_images", "validation_inference_steps",
-        "validation_prompt", "validation_split", "logging_steps", "report_to", "dataloader_num_workers", "cache_latents",
-        "gradient_checkpointing"}
-"""Settings that may change when a run goes on: they are none of its numbers."""
 
 _DROPOUT = 0x64726F70  # the last number of its place
 
@@ -58,7 +53,8 @@ class Trainer:
         say: told, in the main process, what a user may want to know.
 
     Raises:
-        ValueError: a run in `output_dir` had other settings, and is not to be begun anew; names them.
+        ValueError, TypeError, ImportError, OSError: what cannot be, such as other settings than a run in `output_dir` had that is
+            to go on. All of it is raised before the task starts.
     """
 
     def __init__(self, task: Task, settings: Any, say: Callable[[str], None] = print):
@@ -66,18 +62,18 @@ class Trainer:
         self.accelerator = _accelerator(settings.mixed_precision)
         self.main = self.accelerator.is_main_process
         self.say = say if self.main else lambda text: None
+        check_processes(self.accelerator, settings.shard)
+        plan = planned(task, settings, self.accelerator.num_processes)  # which refuses what cannot be, before the work
+        self.steps, self.pictures_a_step = plan.steps, plan.pictures_a_step
+        self.learning_rate, self.rate, self._optimizer = plan.learning_rate, plan.rate, plan.optimizer
+        self.batches_a_step = settings.gradient_accumulation_steps
+        self.batches = self._batches(0)
+        if self.main and not (settings.output_dir / RUN).is_file():
+            settings.write(settings.output_dir / RUN)  # by which the folder, and all that is made in it, is known as a run's
         device = self.accelerator.device
         task.place(device)
         with self.accelerator.main_process_first():  # which fills caches that the others find
             task.start(self.say)
-        self.batches_a_step = settings.gradient_accumulation_steps
-        self.batches = self._batches(0)
-        self.steps = settings.max_train_steps or settings.num_train_epochs * max(
-            1, self.batches.steps_per_epoch // self.batches_a_step)
-        self.pictures_a_step = settings.train_batch_size * self.batches_a_step * self.accelerator.num_processes
-        self.learning_rate = settings.learning_rate * (self.pictures_a_step if settings.scale_lr else 1)
-        self.rate = learning_rate(settings.lr_scheduler, num_warmup_steps=settings.lr_warmup_steps, num_training_steps=self.steps,
-                                  num_cycles=settings.lr_num_cycles, power=settings.lr_power, initial_rate=self.learning_rate)
         self.optimizers: dict[str, Any] = {}
         self.averages: dict[str, EMAModel | None] = {}
         for player in task.players:
@@ -99,9 +95,8 @@ class Trainer:
                 getattr(part, "enable_gradient_checkpointing", lambda: None)()
         network.train()
         player.module = wrapped(self.accelerator, network, settings.shard)
-        name = "adamw8bit" if settings.use_8bit_adam else settings.optimizer
         optimizer = make_optimizer(
-            name, player.parameters(), self.learning_rate * player.learning_rate,
+            self._optimizer, player.parameters(), self.learning_rate * player.learning_rate,
             betas=(settings.adam_beta1, settings.adam_beta2), weight_decay=settings.adam_weight_decay,
             epsilon=settings.adam_epsilon)
         self.optimizers[player.name] = self.accelerator.prepare_optimizer(optimizer)
@@ -117,39 +112,18 @@ class Trainer:
 
     def _resume(self) -> int:
         """Put the last checkpoint in place, if there is one that is wanted; the step from which to go on."""
-        folder, wanted = self.settings.output_dir, self.settings.resume_from_checkpoint
-        if wanted == "none":
-            return 0
-        found = checkpoints(folder)
-        if wanted == "latest" and not found:
-            return 0
-        named = (found[-1],) if wanted == "latest" else (Path(wanted), folder / wanted)  # "checkpoint-500" is understood too
-        path = next((path for path in named if (path / "training.json").is_file()), None)
+        path = checkpoint_to_go_on_from(self.settings, self.steps, self.accelerator.num_processes)
         if path is None:
-            raise FileNotFoundError(f"resume_from_checkpoint is {wanted!r}, which is no checkpoint's folder; it can be 'latest', "
-                                    f"'none' or a folder such as {str(folder / 'checkpoint-500')!r}")
-        self._check_same(read_json(path / "training.json"), path)
+            return 0
         told = load_checkpoint(path, self._trained())
         if self.accelerator.scaler is not None and told["scaler"]:
             self.accelerator.scaler.load_state_dict(told["scaler"])
         self.say(f"going on from {path}")
         return int(told["step"])
 
-    def _check_same(self, told: Mapping[str, Any], path: Path) -> None:
-        """That a checkpoint is of this run, and not beyond its end."""
-        before, now = told.get("settings", {}), self._facts()["settings"]
-        other = [f"{name} was {before.get(name)!r} and is {value!r}" for name, value in now.items()
-                 if name not in FREE and before.get(name) != value]
-        if other:
-            raise ValueError(f"{str(path)!r} is of a run with other settings: {'; '.join(other)}. Keep them, name another "
-                             "output_dir, or begin anew with resume_from_checkpoint 'none'")
-        if int(told.get("step", 0)) > self.steps:
-            raise ValueError(f"{str(path)!r} is of step {told['step']}, but the run is to end at step {self.steps}: let it be "
-                             "longer, or name an earlier checkpoint as resume_from_checkpoint")
-
     def _facts(self) -> dict[str, Any]:
-        settings = self.settings.model_dump(mode="json") | {"processes": self.accelerator.num_processes}
         scaler = self.accelerator.scaler
+        settings = settings_of_run(self.settings, self.accelerator.num_processes)
         return {"settings": settings, "scaler": scaler.state_dict() if scaler is not None else None}
 
     # -- the run ---------------------------------------------------------------------------------------------------------
@@ -168,7 +142,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         first = self._resume()
         if self.main:
-            settings.write(folder / "settings.yaml")
+            settings.write(folder / RUN)
         trained = Trained(self.steps, folder)
         device = self.accelerator.device
         with (torch.random.fork_rng([device] if device.type == "cuda" else []),  # the caller's random numbers stay as they were
@@ -280,8 +254,7 @@ def _tf32(allowed: bool) -> Iterator[None]:
 
 def _accelerator(mixed_precision: str) -> Accelerator:
     """Accelerate's, of which a process has one state: a run before this one may have had another precision."""
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed_precision:
-        AcceleratorState._reset_state()
+    forget_other_precision(mixed_precision)
     # Without an accelerator Accelerate must be told, or it takes the processes of a launcher for runs of their own.
     accelerator = Accelerator(mixed_precision=mixed_precision, cpu=not torch.accelerator.is_available())
     accelerator.gradient_accumulation_steps = 1  # whatever a launcher says: the settings do, and the loss is divided here

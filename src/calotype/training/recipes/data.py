@@ -28,7 +28,8 @@ def open_pictures(settings: Any, resolution: int, captions: Captions | None = No
         settings.train_data_dir, settings.dataset_name, dataset_config_name=settings.dataset_config_name,
         cache_dir=settings.cache_dir, image_column=settings.image_column,
         caption_column=settings.caption_column if captions is not None else None, captions=captions,
-        buckets=settings.aspect_buckets, bucket_step=bucket_step, **framing_of(settings, resolution), **of_hub)
+        not_in=[settings.output_dir], buckets=settings.aspect_buckets, bucket_step=bucket_step,
+        **framing_of(settings, resolution), **of_hub)
     if settings.split and settings.train_data_dir:
         pictures = pictures.where(split=settings.split)
     return pictures.sample(settings.max_train_samples) if settings.max_train_samples else pictures

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from ...models.latent_space import scaled
 from ...pipelines.base import DiffusionPipeline
 from ...prompts.encode import encode, tokenized
 from ..caches import LatentCache, TextCache, sample_moments
@@ -17,7 +18,7 @@ from ..captions import Captions
 from ..settings import Noise, Optimisation, Run, Text
 from ..task import Batch, Groups, Place, Player, Task, parameter_count
 from .data import check_resolution, open_pictures
-from .denoising import objective_of, plainly
+from .denoising import check_sampling, objective_of, plainly
 
 _MOST_KEPT = 2**30  # bytes of hidden states on disk
 
@@ -97,6 +98,10 @@ class TextGuided(Task):
     def place(self, device: torch.device) -> None:
         self.pipeline.to(device)
 
+    def check(self) -> None:
+        if self.settings.num_validation_images and self.prompts():
+            check_sampling(self.pipeline, self.settings)
+
     texts: TextCache | None = None
 
     def start(self, say: Callable[[str], None]) -> None:
@@ -140,7 +145,7 @@ class TextGuided(Task):
                 drawn = sample_moments(batch["moments"], place.generator)
             else:
                 drawn = vae.encode(batch["pixel_values"]).latent_dist.sample(place.generator)
-        return drawn.float() * vae.config.scaling_factor
+        return scaled(vae, drawn.float())
 
     def text(self, batch: Batch) -> tuple[Tensor, ...]:
         """What the denoiser is told of the captions: hidden states; or ids (and a mask) where it trains the text encoder."""

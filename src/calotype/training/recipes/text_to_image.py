@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ... import AutoencoderKL, CLIPTextModel, UNet2DConditionModel
 from ..settings import Data
@@ -21,6 +21,15 @@ class TextToImageSettings(TextGuidedSettings, Data):
     text_encoder_config: Path | None = Field(None, description="A JSON file: the new text encoder's config.")
     pretrained_vae_model_name_or_path: str | None = Field(None, description="Another autoencoder than the pipeline's.")
 
+    @model_validator(mode="after")
+    def _begins(self) -> Any:
+        if "text_encoder" in self.new_weights and not self.train_text_encoder:
+            raise ValueError("new_weights names text_encoder, which is not trained: train_text_encoder must be true")
+        for part, file in (("unet", self.unet_config), ("text_encoder", self.text_encoder_config)):
+            if file and part not in self.new_weights:
+                raise ValueError(f"{part}_config is of a new {part}, and new_weights does not ask for one: name it there")
+        return self
+
 
 _KINDS: dict[str, Any] = {"unet": UNet2DConditionModel, "text_encoder": CLIPTextModel}
 
@@ -34,12 +43,8 @@ class TextToImage(TextGuided):
         settings = self.settings
         if settings.pretrained_vae_model_name_or_path:
             pipeline.vae = AutoencoderKL.from_pretrained(settings.pretrained_vae_model_name_or_path)
-        if "text_encoder" in settings.new_weights and not settings.train_text_encoder:
-            raise ValueError("new_weights names text_encoder, which is not trained: train_text_encoder must be true")
         for part, file in (("unet", settings.unet_config), ("text_encoder", settings.text_encoder_config)):
             if part in settings.new_weights:
                 kind = _KINDS[part]
                 setattr(pipeline, part, kind.from_config(kind.load_config(file) if file else getattr(pipeline, part).config))
-            elif file:
-                raise ValueError(f"{part}_config is of a new {part}, and new_weights does not ask for one: name it there")
         return pipeline

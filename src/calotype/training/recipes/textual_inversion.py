@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...files import staged_folder
-from ...prompts.textual_inversion import expand_tokens
+from ...prompts.learned_words import added_tokens, tokens_of
 from ..captions import Captions
 from ..settings import Data
 from .data import open_pictures
@@ -37,6 +37,12 @@ class TextualInversionSettings(TextGuidedSettings, Data):
     learning_rate: float = Field(5e-3, gt=0, description="The highest learning rate.")
     adam_weight_decay: float = Field(0.0, ge=0, description="Decay of the embedding.")
     caption_dropout: float = Field(0.0, ge=0, le=1, description="Share of captions left empty.")
+
+    @model_validator(mode="after")
+    def _trains_the_word(self) -> Any:
+        if self.train_text_encoder:
+            raise ValueError("train_text_encoder cannot be: of the text encoder, only the new word's embedding is trained")
+        return self
 
 
 class Learned(nn.Module):
@@ -77,8 +83,6 @@ class TextualInversion(TextGuided):
 
     def trains(self) -> None:
         settings, pipeline = self.settings, self.pipeline
-        if settings.train_text_encoder:
-            raise ValueError("train_text_encoder cannot be: of the text encoder, only the new word's embedding is trained")
         near = pipeline.tokenizer(settings.initializer_token, add_special_tokens=False).input_ids
         if len(near) != 1:
             raise ValueError(f"initializer_token is {settings.initializer_token!r}, which is {len(near)} tokens of this "
@@ -86,7 +90,7 @@ class TextualInversion(TextGuided):
         start = pipeline.text_encoder.get_input_embeddings().weight[near].detach().repeat(settings.num_vectors, 1)
         pipeline.load_textual_inversion({settings.placeholder_token: start})
         pipeline.text_encoder.requires_grad_(False)
-        words = expand_tokens(pipeline.tokenizer, settings.placeholder_token).split()
+        words = tokens_of(settings.placeholder_token, added_tokens(pipeline.tokenizer))
         self.denoiser.text_encoder = Learned(pipeline.text_encoder, pipeline.tokenizer.convert_tokens_to_ids(words))
 
     def pictures(self) -> Any:

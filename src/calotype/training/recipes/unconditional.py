@@ -16,7 +16,7 @@ from ...pipelines.base import DiffusionPipeline
 from ..settings import Data, Noise, Optimisation, Run
 from ..task import Batch, Place, Player, Task, parameter_count
 from .data import check_resolution, open_pictures
-from .denoising import objective_of, plainly
+from .denoising import check_sampling, objective_of, plainly
 
 
 class UnconditionalSettings(Run, Data, Optimisation, Noise):
@@ -46,6 +46,10 @@ class Unconditional(Task):
         self.groups = self.data.groups
         self.objective = objective_of(self.pipeline, settings)
         self.players = [Player("unet", self.pipeline.unet, self.loss)]
+
+    def check(self) -> None:
+        if self.settings.num_validation_images:
+            check_sampling(self.pipeline, self.settings)
 
     def loss(self, batch: Batch, place: Place) -> tuple[Tensor, dict[str, Tensor]]:
         noised = self.objective.noised(batch["pixel_values"], place.generator)
