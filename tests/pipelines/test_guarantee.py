@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -347,3 +349,43 @@ def test_each_change_between_calls(name: str) -> None:
 
 def recording_of(pipe: Any) -> Any:
     return vars(pipe.unet)["_recordings"].by_inputs
+
+
+# -- other threads ---------------------------------------------------------------------------------------------------------
+
+
+def test_adapters_chosen_meanwhile_wait_for_the_picture() -> None:
+    pipe = make_tiny()
+    adapted(pipe)
+    (name,) = (name for names in pipe.get_list_adapters().values() for name in names)
+    expected, started, order = call(pipe, None, 0, False, "a cat", 7.5), threading.Event(), []
+
+    def change() -> None:
+        started.wait()
+        pipe.set_adapters([name], [-3.0])
+        order.append("changed")
+
+    def callback(view: Any, i: int, t: Any, held: dict[str, Any]) -> dict[str, Any]:
+        started.set()
+        time.sleep(0.05)
+        order.append(i)
+        return {}
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    made = pipe("a cat", num_inference_steps=4, generator=seeded(0)[0], output_type="np", callback_on_step_end=callback).images
+    thread.join()
+    assert order[-1] == "changed" and np.array_equal(made, expected)
+    assert np.abs(call(pipe, None, 0, False, "a cat", 7.5) - expected).max() > 1e-3
+
+
+def test_interrupts_of_streams_work_again_and_again() -> None:
+    pipe = make_tiny()
+    for _ in range(3):
+        steps = 0
+        for _step in pipe.stream("a cat", num_inference_steps=6):
+            steps += 1
+            if steps == 2:
+                pipe.interrupt = True
+        assert steps == 2
+    assert sum(1 for _ in pipe.stream("a cat", num_inference_steps=6)) > 2

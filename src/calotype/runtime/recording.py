@@ -133,8 +133,12 @@ def _recorded(
         return None
     kept.calls[key] = calls + 1
     before = 1 if _compiles(model) else _CALLS_BEFORE[sample.device.type]
-    if calls < before or not all(each is None or each.ready for each in (time, text)):
+    if calls < before:
         return None
+    if not all(each is None or each.ready for each in (time, text)):
+        if model.training:  # a call more would draw random numbers more
+            return None
+        _predict(model, sample, time, text)  # layers make what they make of conditions that are new in every step
     try:
         recording = _Recording(model, sample, time, text, scope)
     except Exception as error:  # whatever it is, the model's own call would raise it too

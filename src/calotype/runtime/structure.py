@@ -28,8 +28,11 @@ from torch.nn import functional as F
 
 from .torch_private import FORWARD_HOOKS, compiled_in_place, hooked_everywhere, hooks_of, version
 
+_PACKAGE = __name__.partition(".")[0]
 _DEPENDENCIES = {"torch", "typing_extensions", "numpy", "safetensors", "PIL", "huggingface_hub", "tokenizers", "tqdm", "triton"}
-_KNOWN_PACKAGES = {__name__.partition(".")[0], *_DEPENDENCIES, *sys.stdlib_module_names} - {"unittest"}
+_KNOWN_PACKAGES = {_PACKAGE, *_DEPENDENCIES, *sys.stdlib_module_names} - {"unittest"}
+_COMPUTING = {f"{_PACKAGE}.runtime.{name}" for name in (
+    "attention", "differentiable", "fused", "packed", "triton_kernels", "winograd", "winograd_training")}
 _VALUES = (type(None), bool, int, float, complex, str, bytes, type, enum.Enum, torch.dtype, torch.device, torch.memory_format)
 _BUILT_IN = (
     types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType,
@@ -68,6 +71,9 @@ class Structure:
         self._seen: set[int] = set()
         self._classes: dict[type, None] = {}
         self._visit_module(model)
+        if hooked_everywhere():
+            self._give_up("there are hooks for all modules")
+        self._watchers = self._who_hooks_in()
         self._namespaces = namespaces()
         self.unknown = self.unknown or self._namespaces.unknown or _first(map(_unknown_in_class, self._classes))
         self._modules_kept = list(map(type, self._parts))
@@ -85,7 +91,7 @@ class Structure:
             len(entries) == len(self._class_entries) and all(map(is_, entries, self._class_entries))
             and list(map(type, self._parts)) == self._modules_kept
             and all(len(now) == len(then) and all(map(is_, now, then)) for now, then in self._collections)
-            and self._places_of_tensors() == self._places and not any(self._hooks) and not hooked_everywhere()
+            and self._places_of_tensors() == self._places and self._who_hooks_in() == self._watchers
             and self._namespaces.holds()
         )
 
@@ -102,6 +108,9 @@ class Structure:
 
     def _entries_of_classes(self) -> list[Any]:
         return list(chain.from_iterable(map(types.MappingProxyType.values, map(vars, self._classes))))
+
+    def _who_hooks_in(self) -> list[bool]:
+        return [hooked_everywhere(), *map(bool, self._hooks)]
 
     def _places_of_tensors(self) -> list[Any]:
         """Where tensors are in memory, how that is read, and how often they were written to, as far as that is counted."""
@@ -120,8 +129,9 @@ class Structure:
         if id(module) != self._root:
             self._parts.append(module)
             self._dicts.append(vars(module))
-        self._hooks += hooks_of(module)
-        if any(self._hooks):
+        hooks = hooks_of(module)
+        self._hooks += hooks
+        if any(hooks):
             self._give_up(f"a {name} has hooks")
         if compiled_in_place(module) or hasattr(module, "_orig_mod"):
             self._give_up(f"a {name} is compiled")
@@ -157,7 +167,7 @@ class Structure:
                 self._visit(value.__self__, what)
         elif isinstance(value, types.FunctionType) and value.__closure__ and known(value):
             self._visit_all([cell.cell_contents for cell in value.__closure__], what)
-        elif type(value).__module__.partition(".")[0] == __name__.partition(".")[0] and hasattr(value, "__dict__"):
+        elif type(value).__module__.partition(".")[0] == _PACKAGE and hasattr(value, "__dict__"):
             self._classes.update(dict.fromkeys(type(value).__mro__[:-1]))
             if id(value) not in self._seen:
                 self._seen.add(id(value))
@@ -272,8 +282,7 @@ def namespaces() -> Namespaces:
 
 
 def _is_of_models(name: str) -> bool:
-    root = __name__.rpartition(".")[0].rpartition(".")[0]
-    return name.startswith((f"{root}.models.", f"{root}.runtime.", "torch.nn.modules.")) and name != __name__
+    return name.startswith((f"{_PACKAGE}.models.", "torch.nn.modules.")) or name in _COMPUTING
 
 
 def _outside() -> dict[str, Mapping[str, Any]]:
