@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -41,8 +43,8 @@ def assert_same(layer: nn.Module, *given: object) -> Tensor:
     return fast
 
 
-def made(layer: nn.Module) -> dict:
-    return packed._layouts[layer].made if layer in packed._layouts else {}
+def made(layer: nn.Module) -> Tensor | None:
+    return packed._prepared[layer].weight if layer in packed._prepared else None
 
 
 # -- convolutions -----------------------------------------------------------------------------------------------------------
@@ -72,15 +74,15 @@ def test_other_precisions_are_plain(dtype):
     layer, x = Conv2d(4, 4, 3, padding=1).to(dtype), some(2, 4, 6, 6).to(dtype)
     with fast_path():
         assert torch.equal(layer(x), nn.Conv2d.forward(layer, x))
-        assert packed.convolve(layer, x) is None and packed.convolve_doubled(layer, x) is None
-    assert not made(layer)
+        assert packed.convolve(layer, x) is None
+    assert made(layer) is None
 
 
 @pytest.mark.parametrize("x", [some(4, 6, 6), some(0, 4, 6, 6)], ids=["no batch", "an empty batch"])
 def test_other_inputs_are_plain(x):
     layer = Conv2d(4, 4, 3, padding=1)
     assert_same(layer, x)
-    assert not made(layer)
+    assert made(layer) is None
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
@@ -97,33 +99,71 @@ def test_gradients_pass():
 
 
 @needs_layouts
-def test_few_layouts_are_kept():
+def test_one_prepared_weight_serves_all_sizes():
     layer = Conv2d(4, 4, 3, padding=1)
-    for size in (4, 5, 6, 7, 8, 4):
-        assert_same(layer, some(1, 4, size, size))
-    assert len(made(layer)) == packed._SIZES_KEPT == 3
+    assert_same(layer, some(1, 4, 4, 4))
+    first = made(layer)
+    for batch, size in ((1, 5), (2, 8), (3, 4)):
+        assert_same(layer, some(batch, 4, size, size))
+    assert made(layer) is first
 
 
 @needs_layouts
-def test_layouts_end_with_their_layer():
+def test_prepared_weights_end_with_their_layer():
     layer = Conv2d(4, 4, 3, padding=1)
-    before = len(packed._layouts)
+    before = len(packed._prepared)
     assert_same(layer, some(1, 4, 5, 5))
-    assert len(packed._layouts) == before + 1
+    assert len(packed._prepared) == before + 1
     del layer
-    assert len(packed._layouts) == before
+    assert len(packed._prepared) == before
+
+
+@needs_layouts
+def test_prepared_weights_are_bounded_and_can_be_released():
+    """By the kernels' own size; by Winograd's way, whose kernels of 3 x 3 become 4 x 4, by 16 / 9 of it."""
+    network = nn.Sequential(Conv2d(8, 8, 3, padding=1), Conv2d(8, 16, 3, stride=2), Conv2d(16, 16, 1))
+    for size in (8, 16, 9):
+        assert_same(network, some(2, 8, size, size))
+    kernels = sum(layer.weight.numel() * 4 for layer in network if layer.kernel_size == (3, 3))
+    assert 0 < packed.prepared_bytes(network) <= 16 / 9 * kernels
+    packed.release(network)
+    assert packed.prepared_bytes(network) == 0
+    assert_same(network, some(2, 8, 8, 8))
+    assert packed.prepared_bytes(network) > 0
 
 
 @needs_layouts
 def test_other_numbers_of_threads_have_layouts_of_their_own():
-    layer, x, threads = Conv2d(8, 8, 3, padding=1), some(2, 8, 16, 16), torch.get_num_threads()
+    layer, x, threads, kinds = Conv2d(8, 8, 3, padding=1), some(2, 8, 16, 16), torch.get_num_threads(), []
     try:
         for count in (1, 2, 3, 1):
             torch.set_num_threads(count)
             assert_same(layer, x)
+            kinds.append(packed._prepared[layer].kind)
     finally:
         torch.set_num_threads(threads)
-    assert len(made(layer)) == 3
+    assert kinds[0] == kinds[3] and len(set(kinds)) == 3
+
+
+@needs_layouts
+def test_threads_share_a_layer():
+    """Six of them at nine sizes, whose weights are replaced meanwhile: once, a dictionary changed under one of them."""
+    layer = Conv2d(8, 8, 3, padding=1)
+    inputs = [some(1, 8, size, size) for size in range(4, 13)]
+    expected, barrier = [layer(x) for x in inputs], threading.Barrier(6)
+
+    def work(number: int) -> None:
+        barrier.wait()
+        with torch.no_grad():
+            for i in range(90):
+                with fast_path():
+                    x = (i + number) % 9
+                    assert torch.allclose(layer(inputs[x]), expected[x], atol=1e-5)
+                if i % 10 == number:
+                    packed.release(layer)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(6)))
 
 
 CHANGES = {
@@ -156,14 +196,14 @@ def test_a_counted_change_is_seen_at_once():
 def test_what_is_said_of_the_weights():
     layer = Conv2d(4, 4, 3, padding=1)
     assert_same(layer, some(1, 4, 5, 5))
-    marks = packed.marks([layer, nn.Linear(1, 1)])
-    assert packed.unchanged(marks)
-    assert list(marks) == ([layer] if packed._works() else [])
-    layer.weight.data.mul_(2)
+    sums = packed.sums_of([layer, nn.Linear(1, 1)])
+    assert packed.unchanged(sums)
+    assert list(sums) == ([layer] if packed._works() else [])
+    layer.weight.data.copy_(layer.weight.data.flip(0).clone())
     if packed._works():
-        assert not packed.unchanged(marks)
+        assert not packed.unchanged(sums)
         assert_same(layer, some(1, 4, 5, 5))  # renews the layer's, not these
-        assert not packed.unchanged(marks)
+        assert not packed.unchanged(sums)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no such operator\nmore"), AttributeError("no such operator")])
@@ -198,7 +238,7 @@ def test_where_they_disagree_layers_are_plain(monkeypatch, caplog):
         packed._works.cache_clear()
 
 
-# -- pictures whose pixels are doubled --------------------------------------------------------------------------------------
+# -- layers around convolutions --------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -213,18 +253,6 @@ def test_upsampling(batch, channels, height, width, bias, size, last):
         x = some(batch, channels, height, width)
         made = assert_same(layer, x.contiguous(memory_format=torch.channels_last) if last else x, wanted)
         assert made.shape == (batch, channels, *(wanted or twice))
-
-
-@needs_layouts
-def test_doubled_pixels_are_convolved_once(monkeypatch):
-    sizes, plain = [], Conv2d.forward
-    monkeypatch.setattr(Conv2d, "forward", lambda self, x: sizes.append(x.shape[2:]) or plain(self, x))
-    layer, x = Upsample(4), some(1, 4, 5, 6)
-    with fast_path():
-        layer(x), layer(x, (10, 12))
-        assert not sizes
-        layer(x, (9, 12))
-    assert sizes == [(9, 12)]
 
 
 @pytest.mark.parametrize("change", ["a hook", "a function", "another layer", "another kernel", "another mode", "half"])

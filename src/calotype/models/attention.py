@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from ..runtime.attention import attend
 from ..runtime.fused import add_norm, gated, group_norm
-from ..runtime.scope import current, touched
+from ..runtime.packed import is_plain
+from ..runtime.structure import called_plainly
 from ..words import check_choice
 from .conditioning import Context, Kept, through
 from .layers import Conv2d, Linear
@@ -156,18 +157,10 @@ class Widen(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.gated:
             return self.function(self.proj(x))
-        if self.function is F.gelu and x.device.type != "cpu":
+        if self.function is F.gelu:
             return gated(self.proj(x))
-        value, gate = self._halves(x)
+        value, gate = self.proj(x).chunk(2, dim=-1)
         return value * self.function(gate)
-
-    def _halves(self, x: Tensor) -> Sequence[Tensor]:
-        """Value and gate; on the fast path of the CPU by a product each, since halves of rows are slow to go through."""
-        plain = type(self.proj) is Linear and not touched(self.proj)
-        if current() is None or x.device.type != "cpu" or torch.is_grad_enabled() or not plain:
-            return self.proj(x).chunk(2, dim=-1)
-        weights, biases = self.proj.weight.chunk(2), (None, None) if self.proj.bias is None else self.proj.bias.chunk(2)
-        return [F.linear(x, *half) for half in zip(weights, biases, strict=True)]
 
 
 class FeedForward(nn.Module):
@@ -236,7 +229,7 @@ class SpatialTransformer(nn.Module):
 
 def _project(layer: nn.Module, tokens: Tensor) -> Tensor:
     """A linear layer or convolution of one pixel on tokens [B, N, C]."""
-    if type(layer) is Conv2d and not touched(layer):
+    if type(layer) is Conv2d and called_plainly(layer) and is_plain(layer):
         return F.linear(tokens, layer.weight.flatten(1), layer.bias)
     if layer.weight.ndim == 2:
         return layer(tokens)

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..runtime.torch_private import copy_each
+
 _Made = TypeVar("_Made")
 
 
@@ -54,7 +56,7 @@ class Kept:
         for layer, (function, made) in self._made.items():
             _each(made, mine.append)
             _each(other.through(layer, function), lambda tensor: theirs.append(tensor[row]))
-        torch._foreach_copy_(mine, theirs)
+        copy_each(mine, theirs)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ..runtime import winograd_training
 from ..runtime.fused import norm_silu
-from ..runtime.packed import convolve, convolve_doubled
+from ..runtime.packed import convolve
 from ..words import check_choice
 
 Linear = nn.Linear
@@ -59,8 +59,7 @@ class Upsample(nn.Module):
         self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        fast = convolve_doubled(self.conv, x) if size in (None, (2 * x.shape[2], 2 * x.shape[3])) else None
-        return self.conv(repeat_pixels(x, size)) if fast is None else fast
+        return self.conv(repeat_pixels(x, size))
 
 
 def repeat_pixels(x: Tensor, size: tuple[int, int] | None = None) -> Tensor:

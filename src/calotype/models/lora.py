@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..runtime.torch_private import remove_hooks
 from ..words import listing, some
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -129,9 +130,7 @@ def remove_lora(model: nn.Module) -> None:
     for layer in list(model.modules()):
         if vars(layer).pop("_adapters", None):
             del layer.lora_A, layer.lora_B
-            for number, hook in list(layer._forward_hooks.items()):
-                if hook is _add:
-                    del layer._forward_hooks[number]
+            remove_hooks(layer, "_forward_hooks", lambda hook: hook is _add)
     done: _Adaptations = vars(model).pop("_lora", None) or _Adaptations()
     for key in done.frozen:
         model.get_parameter(key).requires_grad_(True)
@@ -191,7 +190,7 @@ def _adapt(
     if "_adapters" not in vars(layer):
         layer.lora_A, layer.lora_B = nn.ModuleDict(), nn.ModuleDict()
         vars(layer)["_adapters"] = {}
-        layer.register_forward_hook(_add)  # every fast path steps aside where somebody hooks in: see `runtime.scope.touched`
+        layer.register_forward_hook(_add)  # every fast path steps aside where somebody hooks in: see `runtime.structure`
     layer.lora_A[name], layer.lora_B[name] = down, up
     vars(layer)["_adapters"][name] = adapter
     return [down.weight, up.weight]

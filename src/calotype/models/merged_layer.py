@@ -17,7 +17,6 @@ compared with a number that was computed from all of them.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+
+from ..runtime.weight_sums import weight_sums
 
 
 @dataclass(frozen=True, eq=False)  # a pair is itself: its tensors are never compared
@@ -127,22 +128,5 @@ _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int32}
 
 
 def mark(weight: Tensor) -> int:
-    """A number that tells the bits of a matrix or kernel, in their order, from others; the same on every device.
-
-    Σ a[i] · w[i, j] · b[j] modulo 2⁶⁴, of words of at most 32 bits and fixed random numbers: two different ones have the same
-    number with a chance of about one in 2³².
-    """
-    words = weight.detach().flatten(1).contiguous()
-    words = words.view(_WORDS[words.element_size()])
-    rows, columns = words.shape
-    across, along = (_multipliers(count, seed).to(words.device) for seed, count in enumerate((columns, rows)))
-    few = max(1, _AT_ONCE // max(1, columns)) if words.device.type == "cpu" else rows  # what fits in a processor's cache
-    by_row = torch.cat([(part * across).sum(1) for part in words.split(few)])
-    return int((by_row * along).sum())
-
-
-@functools.cache
-def _multipliers(count: int, seed: int) -> Tensor:
-    """Fixed random numbers of 64 bits."""
-    with torch.inference_mode(False):
-        return torch.randint(-2**63, 2**63 - 1, (count,), generator=torch.Generator().manual_seed(seed))
+    """A number that tells the bits of a matrix or kernel, in their order, from others; the same on every device."""
+    return hash(weight_sums(weight.detach().contiguous()).cpu().numpy().tobytes())

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..runtime.offload import check_stays
+from ..runtime.torch_private import raise_version
 from .merged_layer import MergedLayer, Pair, Parts
 
 Layers = Mapping[str, Pair]
@@ -74,8 +75,7 @@ class Adapters:
         for layer, (state, data) in made.items():  # type: ignore[misc]
             weight = layers[layer].weight
             weight.data = data
-            if not weight.is_inference():
-                torch.autograd.graph.increment_version(weight)  # recordings and prepared layouts look at it
+            raise_version(weight)
             if state.parts:
                 self._merged[layer] = state
                 state.watch(layers[layer])
@@ -103,6 +103,33 @@ _gate = threading.Condition()
 _users: WeakKeyDictionary[nn.Module, list[int]] = WeakKeyDictionary()  # the threads whose calls are under way
 
 
+_changing = 0  # how many threads wait until they may change adapters
+
+
+@contextmanager
+def _while_nobody_else_generates(models: Iterable[nn.Module]) -> Iterator[None]:
+    """A block that has models to itself: it waits until calls of other threads have ended, and later ones wait for it.
+
+    Raises:
+        ValueError: it would have to wait inside a call of its own thread, for which others may wait in turn.
+    """
+    global _changing
+    thread, models = threading.get_ident(), list(models)
+    with _gate:
+        while any(user != thread for model in models for user in _users.get(model, ())):
+            if any(thread in users for users in _users.values()):
+                raise ValueError("adapters cannot be changed in a callback while another thread generates with the same model")
+            _changing += 1
+            try:
+                _gate.wait()
+            finally:
+                _changing -= 1
+        try:
+            yield
+        finally:
+            _gate.notify_all()
+
+
 def adapters_of(model: nn.Module) -> Adapters | None:
     """The adapters merged into a model, if it has any."""
     return vars(model).get("_adapters_merged")
@@ -122,7 +149,7 @@ def changed(models: Iterable[nn.Module]) -> Iterator[list[Adapters]]:
         ValueError: a model is offloaded, or its adapters are fused.
     """
     models = list(models)
-    with _gate:
+    with _while_nobody_else_generates(models):
         for model in models:
             check_stays(model)
         found = [adapters_of(model) or Adapters() for model in models]
@@ -152,7 +179,7 @@ def fuse(model: nn.Module, scale: float = 1.0, names: Iterable[str] | None = Non
     Raises:
         ValueError: they are fused already, or the model is offloaded; or `check`, and a weight would not be finite.
     """
-    with _gate:
+    with _while_nobody_else_generates([model]):
         adapters = adapters_of(model)
         if adapters is None:
             return
@@ -176,7 +203,7 @@ def fuse(model: nn.Module, scale: float = 1.0, names: Iterable[str] | None = Non
 
 def unfuse(model: nn.Module) -> None:
     """Undo `fuse`: adapters are in use as they were."""
-    with _gate:
+    with _while_nobody_else_generates([model]):
         adapters = adapters_of(model)
         if adapters is not None and adapters.fused:
             adapters.merge(model)
@@ -189,7 +216,7 @@ def unload(model: nn.Module) -> None:
     Raises:
         ValueError: the model is offloaded.
     """
-    with _gate:
+    with _while_nobody_else_generates([model]):
         adapters = adapters_of(model)
         if adapters is not None and adapters.fused:
             adapters.forget()
@@ -203,31 +230,36 @@ def unload(model: nn.Module) -> None:
 def at_scale(models: Iterable[object], scale: float) -> Iterator[None]:
     """A block in which all adapters of `models` count `scale`.
 
-    Blocks at one scale run side by side; one at another scale waits until they have ended.
+    Blocks at one scale run side by side; one at another scale waits until they have ended, and so does whoever changes adapters.
 
     Raises:
         ValueError: it would wait for its own thread; or, at another scale than 1, a model is offloaded.
     """
-    mine = [(model, adapters) for model in models if isinstance(model, nn.Module)
-            if (adapters := adapters_of(model)) is not None and not adapters.fused]
-    thread = threading.get_ident()
+    networks, thread = [model for model in models if isinstance(model, nn.Module)], threading.get_ident()
     with _gate:
-        while any(_users.get(model) and adapters.scale != scale for model, adapters in mine):
-            if any(thread in _users.get(model, ()) for model, _ in mine):
+        inside = any(thread in users for users in _users.values())
+        while True:
+            mine = [(model, adapters) for model in networks
+                    if (adapters := adapters_of(model)) is not None and not adapters.fused]
+            blocked = any(_users.get(model) and adapters.scale != scale for model, adapters in mine)
+            if blocked and any(thread in _users.get(model, ()) for model, _ in mine):
                 raise ValueError(f"a call at a LoRA scale of {scale} cannot be made inside one at another scale: "
                                  "use set_adapters(names, adapter_weights) before both")
+            if not blocked and (inside or not _changing):
+                break
             _gate.wait()
         for model, adapters in mine:
             if adapters.scale != scale:
                 adapters.merge(model, scale, chosen=False)
-        for model, _ in mine:
+        for model in networks:
             _users.setdefault(model, []).append(thread)
     try:
         yield
     finally:
         with _gate:
-            for model, adapters in mine:
+            for model in networks:
                 _users[model].remove(thread)
-                if not _users[model] and adapters.scale != 1 and not adapters.fused:
+                adapters = adapters_of(model)
+                if not _users[model] and adapters is not None and adapters.scale != 1 and not adapters.fused:
                     adapters.merge(model, 1.0, chosen=False)
             _gate.notify_all()

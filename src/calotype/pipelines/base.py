@@ -22,7 +22,9 @@ from ..hub import Source, split_options
 from ..load_options import drop_needless, take_device, take_dtype
 from ..models.base import Model
 from ..outputs import Output
+from ..prompts.remembered import forget
 from ..registry import PIPELINES, check_component, entry, find, known
+from ..runtime import packed, recording
 from ..runtime.offload import check_stays
 from ..weight_files import replaced
 from ..words import check_keywords, listing, nearest
@@ -49,16 +51,38 @@ class DiffusionPipeline(Offloading, Configured):
     a pipeline.
 
     Attributes:
-        fast: use what makes it faster without changing its pictures (on by default).
+        fast: use what makes it faster without changing its pictures (on by default). To set it to false drops what was kept
+            for that.
     """
 
     config_name = INDEX
     optional_components: ClassVar[tuple[str, ...]] = ()
     """Components that may be `None`."""
 
-    fast: bool = True
     _names: tuple[str, ...] = ()
     _progress: Mapping[str, Any] = MappingProxyType({})
+    _fast: bool = True
+
+    @property
+    def fast(self) -> bool:
+        """Whether to use what makes calls faster without changing their pictures."""
+        return self._fast
+
+    @fast.setter
+    def fast(self, wanted: bool) -> None:
+        self._fast = bool(wanted)
+        if not wanted:
+            self.release_prepared()
+
+    def release_prepared(self) -> None:
+        """Drop what was kept of earlier calls to make later ones quicker: recorded steps, prepared weights, and texts.
+
+        They are made again when they are needed; with `fast = False`, never.
+        """
+        for model in self._models():
+            recording.release(model)
+            packed.release(model)
+            forget(model)
 
     def register_modules(self, **components: Any) -> None:
         """Make `components` attributes of the pipeline, and part of what it saves, beside those that are registered already."""
@@ -291,7 +315,7 @@ class DiffusionPipeline(Offloading, Configured):
 
     @interrupt.setter
     def interrupt(self, wanted: bool) -> None:
-        self._stop.wanted = bool(wanted)
+        self._stop.want(bool(wanted))
 
     _interrupt = interrupt
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..images import OUTPUT_TYPES, postprocess
 from ..models.latent_space import unscaled
 from ..randomness import Generators, starting_noise
-from ..runtime.recording import call
+from ..runtime.recording import call, checkable
 from ..schedulers.table import Table
 from ..words import check_choice
 from .base import DiffusionPipeline, ImagePipelineOutput
@@ -61,10 +61,14 @@ class UnconditionalPipeline(DiffusionPipeline):
         return self._run(table, noise, self._told_only_time(table), generator, output_type, return_dict)
 
     def _told_only_time(self, table: Table) -> Predict:
-        moments = self.unet.moments(table.timesteps.to(self.unet.device))
+        timesteps, kept = table.timesteps.to(self.unet.device), list[Any]()
 
         def predict(row: int, sample: Tensor) -> Tensor:
-            return call(self.unet, sample, moments[row])
+            if not (self.fast and checkable(self.unet)):
+                return self.unet(sample, timesteps[row], return_dict=False)[0]
+            if self._streaming or not kept:  # who streams may have changed the model in between
+                kept[:] = self.unet.moments(timesteps)
+            return call(self.unet, sample, kept[row])
 
         return predict
 

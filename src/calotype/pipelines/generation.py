@@ -24,9 +24,20 @@ from .loop import AfterStep, Predict, denoise
 
 
 class Stop:
-    """A wish that generations end after the step that they are in."""
+    """The wish that generations end after the step that they are in.
 
-    wanted = False
+    Attributes:
+        wanted: whether it was said since the last generation began.
+        count: how often it was said. A generation ends when that is no longer what it was at its beginning, so that others,
+            which begin later, are not concerned.
+    """
+
+    def __init__(self) -> None:
+        self.wanted, self.count = False, 0
+
+    def want(self, wanted: bool) -> None:
+        """Say so, or take it back for what has not begun yet."""
+        self.wanted, self.count = wanted, self.count + wanted
 
 
 @dataclass
@@ -71,9 +82,9 @@ class Generation:
     """
 
     def __init__(self, pipeline: Any):
-        if pipeline._stop.wanted:  # by somebody who is done with an earlier call
-            pipeline._stop = Stop()
-        self._asked_outside: Stop = pipeline._stop
+        self._outside: Stop = pipeline._stop  # one object for the pipeline and its copies
+        self._outside.wanted = False  # what was said of earlier calls
+        self._count = self._outside.count
         self.pipeline = copy.copy(pipeline)
         self.pipeline._stop = Stop()
         self.prepared: Scope = set()
@@ -81,6 +92,15 @@ class Generation:
     def fast(self) -> Any:
         """A block in which models run by the fast path, where the pipeline allows it."""
         return fast_path(self.pipeline.fast, self.prepared)
+
+    @property
+    def others_look_on(self) -> bool:
+        """Whether code that is not the library's runs between the steps, and may change anything."""
+        return bool(self.pipeline._streaming)
+
+    def _recheck(self) -> None:
+        if self.others_look_on:
+            self.prepared.clear()
 
     def run(
         self, table: Table, sample: Tensor, predict: Predict, develop: Callable[[Tensor], Any], generator: Any = None,
@@ -96,10 +116,12 @@ class Generation:
         self.pipeline.num_timesteps = len(table)
 
         def asked(row: int, scaled: Tensor) -> Tensor:
+            self._recheck()
             with self.fast():
                 return predict(row, scaled)
 
         def developed(latents: Tensor) -> Any:
+            self._recheck()
             with torch.no_grad(), self.fast():
                 check_finite(latents, "samples" if autoencoder is None else "latents")
                 return develop(latents)
@@ -116,7 +138,7 @@ class Generation:
                         bar.update()
                     yield Step(row, len(table), done, total, table.timesteps[row], latents, developed, preview or fitted)
                     done += table.ends_step[row]
-                    if self.pipeline._stop.wanted or self._asked_outside.wanted:
+                    if self.pipeline._stop.wanted or self._outside.count != self._count:
                         return
 
         if self.pipeline._streaming:

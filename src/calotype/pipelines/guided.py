@@ -15,7 +15,7 @@ from ..models.embeddings import sinusoidal
 from ..models.merging import at_scale, changes
 from ..prompts.encode import Prompt
 from ..randomness import check_generators, randn, starting_noise
-from ..runtime.recording import call
+from ..runtime.recording import call, checkable
 from ..schedulers.table import Table
 from ..words import check_choice
 from .generation import Generation
@@ -48,6 +48,11 @@ class GuidedGeneration(Generation):
         self.unet = pipeline.unet
         self.device, self.dtype = self.unet.device, self.unet.dtype
         self.held: dict[str, Tensor] = {}
+
+    @property
+    def others_look_on(self) -> bool:
+        """Whether code that is not the library's runs between the steps, and may change anything."""
+        return super().others_look_on or self.request.callback_on_step_end is not None
 
     def read(self, prompt: Prompt, pictures: int = 1) -> None:
         """Encode the prompts. One prompt serves any number of `pictures` that are to be changed."""
@@ -151,30 +156,47 @@ class GuidedGeneration(Generation):
             check_reusable(unet)
         deep, added = DeepFeatures(), torch.empty(0)  # what full steps leave for shallow ones; `added` by guidance
         told: dict[bool, tuple[list[Any], Any]] = {}
-        adapted = changes(unet)
 
-        def tell(half: bool) -> tuple[list[Any], Any]:
-            """All timesteps and the text, or the half of it that is wanted, as the model takes them."""
-            if half not in told:
+        def tell(unet: Any, row: int, half: bool) -> tuple[Any, Any]:
+            """The timestep of a row and the text, or the half of it that is wanted, as the model takes them.
+
+            What layers make of the text and of all timesteps is kept for as long as nobody can change them in between.
+            """
+            if self.others_look_on or half not in told:
                 text, beside = self.text[-self.size:] if half else self.text, self.held.get("w_embedding", timestep_cond)
                 told[half] = unet.moments(
                     timesteps if times is None else times, class_labels=_for_copies(class_labels, text),
                     timestep_cond=_for_copies(beside, text)), unet.keep(text)
-            return told[half]
+            moments, kept = told[half]
+            return moments[row], kept
 
-        def predict(row: int, sample: Tensor) -> Tensor:
-            nonlocal added, adapted
-            if changes(unet) != adapted:  # by a callback, or by who streams
-                adapted, deep.value = changes(unet), None
+        def plainly(unet: Any, row: int, sample: Tensor) -> Tensor:
+            """What the model says when it is just called: nothing shared, nothing kept."""
+            size, text = len(self.text), self.text
+            at = timesteps[row] if times is None else times[row]
+            given = torch.cat([repeated(part, size) for part in (sample, *(self.held[name] for name in joined))], dim=1)
+            return unet(given, at, text, class_labels=_for_copies(class_labels, text),
+                        timestep_cond=_for_copies(self.held.get("w_embedding", timestep_cond), text), return_dict=False)[0]
+
+        def output_of(unet: Any, row: int, sample: Tensor, reuse: bool, copies: int) -> Tensor:
+            fast = pipeline.fast and checkable(unet)
+            if not fast and not remembers:
+                return plainly(unet, row, sample)
+            if not fast:
                 told.clear()
-            reuse, copies = shallow[row] and deep.value is not None, len(self.text) // len(sample)
-            moments, kept = tell(reuse and copies == 2)
-            at = DeepMoment(moments[row].times, row, deep, reuse) if remembers else moments[row]
+            moment, kept = tell(unet, row, reuse and copies == 2)
+            at = DeepMoment(moment.times, moment.row, deep, reuse) if remembers else moment
             parts = [sample, *(self.held[name] for name in joined)]
             size = max(at.size, *map(len, parts))  # B, if nothing but the text tells the copies apart
             whole = torch.cat([repeated(part, size) for part in parts], dim=1) if joined else repeated(sample, size)
+            return call(unet, whole, at, kept)
+
+        def predict(row: int, sample: Tensor) -> Tensor:
+            nonlocal added
+            unet = pipeline.unet  # a callback may have put in another
+            reuse, copies = shallow[row] and deep.value is not None, len(self.text) // len(sample)
             with at_scale([unet] if pipeline._streaming else [], 1.0):
-                output = call(unet, whole, at, kept)
+                output = output_of(unet, row, sample, reuse, copies)
             output = translate(output) if translate else output
             if copies == 1:
                 return output
@@ -190,10 +212,10 @@ class GuidedGeneration(Generation):
             if put_back is not None:
                 sample = put_back(row, sample)
             if request.callback_on_step_end is not None:
-                text, scale = self.text, self.held.get("w_embedding")
+                before = pipeline.unet, self.text, self.held.get("w_embedding"), changes(pipeline.unet)
                 sample = self._call_back(row, timesteps[row], sample)
-                if self.text is not text or self.held.get("w_embedding") is not scale:
-                    told.clear()
+                now = pipeline.unet, self.text, self.held.get("w_embedding"), changes(pipeline.unet)
+                if any(one is not other for one, other in zip(now, before, strict=True)):
                     deep.value = None
             return sample
 

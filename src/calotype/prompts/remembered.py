@@ -13,8 +13,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ..runtime.packed import version
-from ..runtime.scope import watched
+from ..runtime.recording import checkable
+from ..runtime.structure import Structure, structure_of
+from ..runtime.torch_private import dispatch_modes
+from ..runtime.weight_sums import weight_sums
 
 _KEPT = 16  # batches of texts an encoder remembers
 
@@ -27,16 +29,17 @@ class _Memory:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.glance: Any = None
-        self.norms: Tensor | None = None
+        self.structure: Structure | None = None
+        self.sums: list[Tensor] = []
         self.states: OrderedDict[Any, Tensor] = OrderedDict()
 
     def check(self, encoder: nn.Module) -> None:
         """Forget everything if the encoder is not what it was."""
-        glance, norms = _glance(encoder), _norms(encoder)
-        if self.norms is None or glance != self.glance or not torch.equal(norms, self.norms):
+        structure = structure_of(encoder)
+        sums = [weight_sums(tensor) for tensor in (*encoder.parameters(), *encoder.buffers())]
+        if structure is not self.structure or not all(map(torch.equal, sums, self.sums)):
             self.states.clear()
-        self.glance, self.norms = glance, norms
+        self.structure, self.sums = structure, sums
 
     def recall(self, key: Any) -> Tensor | None:
         if key in self.states:
@@ -89,25 +92,13 @@ def remembered(
         memory.lock.release()
 
 
+def forget(encoder: nn.Module) -> None:
+    """Let an encoder be asked again for every text."""
+    _memories.pop(encoder, None)
+
+
 def _is_a_function(encoder: nn.Module) -> bool:
     """Whether the same ids give the same states, nobody wants gradients, and nobody is told of a call."""
     device = next((parameter.device.type for parameter in encoder.parameters()), "cpu")
-    return not (torch.is_grad_enabled() or encoder.training or torch.is_autocast_enabled(device)
-                or torch._C._len_torch_dispatch_stack() or watched(encoder, gpu=False))
-
-
-def _glance(encoder: nn.Module) -> Any:
-    """What tells at a glance whether an encoder is still the same: its parts, and where its tensors are."""
-    return ([(type(part), getattr(part, "backend", None), part.training) for part in encoder.modules()],
-            [(tensor.data_ptr(), version(tensor), tensor.dtype) for tensor in _tensors(encoder)])
-
-
-def _norms(encoder: nn.Module) -> Tensor:
-    """[tensors] norms: in-place changes through `.data` leave a tensor's version as it is."""
-    numbers = [tensor for tensor in _tensors(encoder) if tensor.is_floating_point()]
-    wide = torch.float64 if any(tensor.dtype is torch.float64 for tensor in numbers) else torch.float32
-    return torch.stack([*torch._foreach_norm(numbers, dtype=wide)])
-
-
-def _tensors(encoder: nn.Module) -> list[Tensor]:
-    return [*encoder.parameters(), *encoder.buffers()]
+    return not (torch.is_grad_enabled() or encoder.training or torch.is_autocast_enabled(device) or dispatch_modes()
+                or not checkable(encoder))

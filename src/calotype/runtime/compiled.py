@@ -24,6 +24,7 @@ from torch.fx import GraphModule, Node
 
 from .private_folders import Untrusted, compilers_kept_private, folder, read
 from .tape import CannotRecord
+from .torch_private import inductor, onednn_convolution, onednn_convolution_operator
 
 _log = logging.getLogger(__name__)
 _FURTHEST = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -109,8 +110,8 @@ _layouts: ContextVar[Sequence[Tensor]] = ContextVar("layouts")
 
 def _replace_layouts(traced: GraphModule) -> list[Tensor]:
     """Take oneDNN's layouts out of a graph: a compiler cannot look at them. Their convolutions are told a number instead."""
-    layouts = list[Tensor]()
-    for node in [node for node in traced.graph.nodes if node.target is torch.ops.mkldnn._convolution_pointwise.default]:
+    layouts, convolution = list[Tensor](), onednn_convolution_operator()
+    for node in [node for node in traced.graph.nodes if node.target is convolution]:
         x, layout, *others = node.args
         made = node.meta["val"]
         told = x, len(layouts), *others[:5], list(made.shape), list(made.stride())
@@ -125,9 +126,8 @@ def _replace_layouts(traced: GraphModule) -> list[Tensor]:
 
 def _convolve(x: Tensor, layout: int, bias: Tensor | None, padding: list[int], stride: list[int], dilation: list[int],
               groups: int, size: list[int], strides: list[int]) -> Tensor:
-    """`mkldnn._convolution_pointwise` of a layout that is known by its number."""
-    convolve = torch.ops.mkldnn._convolution_pointwise.default
-    made: Tensor = convolve(x, _layouts.get()[layout], bias, padding, stride, dilation, groups, "none", [], "")
+    """oneDNN's convolution by a layout that is known by its number."""
+    made = onednn_convolution(x, _layouts.get()[layout], bias, padding, stride, dilation, groups)
     return made if made.stride() == tuple(strides) else made.new_empty_strided(size, strides).copy_(made)
 
 
@@ -148,14 +148,12 @@ _library.impl("convolution", _told, "Meta")
 
 def _compiled(graph: GraphModule, given: Sequence[Tensor]) -> Callable[..., Any]:
     """Compiled code for a graph, from the folder where it is known, if nobody else can have put it there."""
-    from torch._inductor import standalone_compile
-    from torch._inductor.standalone_compile import CompiledArtifact
-
+    standalone_compile, kind = inductor()
     kept = folder("compiled")
     path = None if kept is None else kept / f"{_key(graph.code, given)}.bin"
     if path is not None and os.path.lexists(path):
         try:
-            return _load(CompiledArtifact, read(path))
+            return _load(kind, read(path))
         except Untrusted as error:
             _log.warning("compiled code is not used, and made anew: %s", error)
         except Exception as error:  # of another build, or damaged

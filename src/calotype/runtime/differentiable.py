@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
+
+from .torch_private import transformed_or_traced
 
 
 def trains_plainly(layer: nn.Module, x: Tensor) -> bool:
@@ -17,6 +18,5 @@ def trains_plainly(layer: nn.Module, x: Tensor) -> bool:
         layer.training and torch.is_grad_enabled() and type(x) is Tensor and x.device.type == "cpu" and x.dtype is torch.float32
         and all(type(weight) in (Tensor, nn.Parameter) and weight.dtype is torch.float32 and weight.device.type == "cpu"
                 for weight in layer._parameters.values() if weight is not None)
-        and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling() and not torch._C._is_tracing()
-        and torch._C._functorch.maybe_current_level() is None and forward_ad._current_level < 0
+        and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling() and not transformed_or_traced()
     )

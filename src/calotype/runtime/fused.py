@@ -23,9 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .private_folders import keep_triton_private
-from .scope import current, touched
+from .scope import current
+from .structure import Originals, called_plainly
+from .torch_private import dispatch_modes
 
 _log = logging.getLogger(__name__)
+_INSTEAD_OF = Originals((nn.GroupNorm, "forward"), (nn.LayerNorm, "forward"), (nn.SiLU, "forward"), (F, "group_norm"),
+                        (F, "layer_norm"), (F, "silu"), (F, "gelu"))
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _MOST_CHANNELS = 8192  # of a row, or a group, that one program holds
 
@@ -64,7 +68,7 @@ def add_norm(x: Tensor, delta: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tens
     """(x + delta, norm(x + delta)) of two tensors [..., C]."""
     suits = (
         _may_use(x) and x.is_contiguous() and delta.is_contiguous() and x.shape == delta.shape and _same_kind(x, delta)
-        and norm.normalized_shape == x.shape[-1:] and x.shape[-1] <= _MOST_CHANNELS and _is_plain(norm, nn.LayerNorm, x)
+        and norm.normalized_shape == x.shape[-1:] and x.shape[-1] <= _MOST_CHANNELS and _fits(norm, nn.LayerNorm, x)
     )
     if suits and _agrees("add_norm", x):
         return _kernels().add_norm(x, delta, norm.weight, norm.bias, norm.eps)
@@ -90,7 +94,7 @@ def check(device: torch.device | str, dtype: torch.dtype) -> bool:
 def _group_norm(norm: nn.GroupNorm, x: Tensor, shift: Tensor | None, silu: bool) -> Tensor | None:
     """By the kernel, or `None` where it cannot be used."""
     suits = (
-        _may_use(x) and x.ndim > 1 and x.shape[1] == norm.num_channels and _is_plain(norm, nn.GroupNorm, x)
+        _may_use(x) and x.ndim > 1 and x.shape[1] == norm.num_channels and _fits(norm, nn.GroupNorm, x)
         and norm.num_channels // norm.num_groups <= _MOST_CHANNELS
         and (norm.weight is None) == (norm.bias is None)
         and (x.is_contiguous() or x.movedim(1, -1).is_contiguous())
@@ -107,9 +111,9 @@ def _may_use(x: Tensor) -> bool:
     Who looks at operators (a compiler, which fuses them itself; a recorder; a counter of products) sees the plain ones.
     """
     return (
-        not torch.compiler.is_compiling() and not torch._C._len_torch_dispatch_stack() and current() is not None
+        not torch.compiler.is_compiling() and not dispatch_modes() and current() is not None
         and (x.is_cuda or _INTERPRETED) and not torch.is_grad_enabled() and not torch.is_autocast_enabled(x.device.type)
-        and type(x) is Tensor and x.dtype in _TOLERANCES and x.numel() > 0
+        and type(x) is Tensor and x.dtype in _TOLERANCES and x.numel() > 0 and _INSTEAD_OF.are_in_place()
     )
 
 
@@ -117,9 +121,9 @@ def _same_kind(x: Tensor, other: Tensor) -> bool:
     return other.dtype == x.dtype and other.device == x.device and type(other) in (Tensor, nn.Parameter)
 
 
-def _is_plain(norm: nn.GroupNorm | nn.LayerNorm, kind: type[nn.Module], x: Tensor) -> bool:
+def _fits(norm: nn.GroupNorm | nn.LayerNorm, kind: type[nn.Module], x: Tensor) -> bool:
     """Nobody has put anything in its place or on it, and its weights are where `x` is."""
-    return type(norm) is kind and not touched(norm) and all(
+    return type(norm) is kind and called_plainly(norm) and all(
         weight is None or (_same_kind(x, weight) and weight.is_contiguous()) for weight in (norm.weight, norm.bias))
 
 

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from .torch_private import remove_hooks
+
 _log = logging.getLogger(__name__)
 
 MODES = ("model", "layers")
@@ -137,9 +139,7 @@ def _no_unit() -> Callable[..., None]:
 def _nothing(module: nn.Module, inputs: Any) -> None:
     """What a copied hook does: it goes, so that nothing is left of it."""
     for part in module.modules():
-        for key, hook in list(part._forward_pre_hooks.items()):
-            if hook is _nothing:
-                del part._forward_pre_hooks[key]
+        remove_hooks(part, "_forward_pre_hooks", lambda hook: hook is _nothing)
 
 
 class Stage:

@@ -1,19 +1,21 @@
 """Convolutions on the CPU with weights prepared in advance.
 
 oneDNN wants weights in blocks of its own and PyTorch gives them to it row by row, so that every call lays them out again;
-for the small pictures of a latent UNet that is a good part of the whole call. Here they are laid out once for each input
-size. Kernels of one pixel become matrix products, a convolution of a picture whose pixels were all doubled is done on the
-picture itself, and kernels of 3 x 3 among many channels go by way of `winograd.py`.
+for the small latents of a UNet that is a good part of the whole call. Here they are laid out once. Kernels of one pixel become
+matrix products, and kernels of 3 x 3 among many channels go by way of `winograd.py`.
 
-Layouts are used only on the fast path (`scope.py`), and each is compared with its weight when a scope first meets it: a
-change of weights between generations is seen, however it came about.
+A layer has one prepared weight at a time, for all input sizes, and it goes with the layer; `release` drops it. It is used on the
+fast path alone (`scope.py`), by layers that do just what their class says, and each is compared with the weight that it was made
+from when a scope first meets it: by sums over its values (`weight_sums.py`), since nothing else tells how a weight was changed.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
+import threading
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,21 +24,28 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import winograd
-from .scope import Scope, current, touched
+from .scope import Scope, current
+from .structure import Originals
+from .torch_private import onednn_convolution, onednn_layout, version
+from .weight_sums import weight_sums
 
+_CONV_FORWARD = nn.Conv2d._conv_forward
+_CALLED = Originals((nn.Conv2d, "forward"), (nn.Conv2d, "_conv_forward"), (F, "conv2d"), (F, "linear"))
 _log = logging.getLogger(__name__)
-_SIZES_KEPT = 3  # input sizes a layer remembers; a layout is as large as the weight
 
 
-class _Layouts:
-    """The layouts of one layer's weight, by what they were made for."""
+@dataclass
+class _Prepared:
+    """A layer's prepared weight, for what it was made, and what tells the weight that it was made from."""
 
-    def __init__(self) -> None:
-        self.mark: tuple[Any, ...] = ()
-        self.made: dict[tuple[Any, ...], Tensor] = {}
+    kind: Any
+    weight: Tensor
+    place: tuple[Any, ...]
+    sums: Tensor
 
 
-_layouts: WeakKeyDictionary[nn.Module, _Layouts] = WeakKeyDictionary()
+_prepared: WeakKeyDictionary[nn.Module, _Prepared] = WeakKeyDictionary()
+_lock = threading.RLock()  # a dictionary that one thread goes through must not be changed by another
 
 
 def convolve(layer: nn.Conv2d, x: Tensor) -> Tensor | None:
@@ -47,55 +56,48 @@ def convolve(layer: nn.Conv2d, x: Tensor) -> Tensor | None:
     if layer.kernel_size == (1, 1) and layer.stride == (1, 1) and layer.groups == 1 and layer.padding == (0, 0):
         return F.linear(x.permute(0, 2, 3, 1), layer.weight.flatten(1), layer.bias).permute(0, 3, 1, 2)
     if _plain_3x3(layer) and winograd.pays(layer.in_channels, layer.out_channels, x.shape):
-        kernels = _layout(layer, ("winograd",), scope, lambda: winograd.transformed(layer.weight.detach()))
+        kernels = _weight(layer, "winograd", scope, lambda weight: winograd.transformed(weight))
         return winograd.convolve(x, kernels, layer.bias)
-    return _convolution(layer, scope, x, layer.bias, "as it is", lambda weight: weight)
+    options = layer.padding, layer.stride, layer.dilation, layer.groups
+    # The best layout depends on the number of threads, and any other would be laid out anew in every call.
+    layout = _weight(layer, (*options, torch.get_num_threads()), scope,
+                     lambda weight: onednn_layout(weight, *options, list(x.shape)))
+    return onednn_convolution(x, layout, layer.bias, *options)
 
 
-def convolve_doubled(layer: nn.Conv2d, x: Tensor) -> Tensor | None:
-    """`layer` on `x` with every pixel repeated in both directions, by the fast path, or `None` where there is none.
-
-    Of the nine pixels that a 3 x 3 kernel sees there, at most four are different ones, which four depending on whether row
-    and column are even: four kernels of 2 x 2, whose weights are sums, do with 16 products what takes 36.
-    """
-    if not isinstance(layer, nn.Conv2d) or touched(layer) or not _plain_3x3(layer):  # it is not called here
-        return None
-    scope = _scope_of(layer, x)
-    if scope is None:
-        return None
-    bias = None if layer.bias is None else layer.bias.repeat_interleave(4)
-    batch, _, height, width = x.shape
-    made = _convolution(layer, scope, x, bias, "doubled", lambda weight: _summed(_summed(weight, 2, 1), 4, 2).flatten(0, 2))
-    parts = made.view(batch, -1, 2, 2, height + 1, width + 1)  # even and odd rows, even and odd columns
-    rows = [torch.stack([parts[:, :, p, q, p : p + height, q : q + width] for q in (0, 1)], -1) for p in (0, 1)]
-    return torch.stack(rows, 3).view(batch, -1, 2 * height, 2 * width)
+def is_plain(layer: nn.Conv2d) -> bool:
+    """Whether nobody has put other functions in place of those that a convolution calls: of this layer, its class or PyTorch."""
+    return ("_conv_forward" not in vars(layer) and type(layer)._conv_forward is _CONV_FORWARD and _CALLED.are_in_place())
 
 
-def _summed(kernels: Tensor, dim: int, to: int) -> Tensor:
-    """Of the three entries along `dim`, the two that an even pixel sees and the two of an odd one; which, in a new dim `to`."""
-    first, second, third = kernels.unbind(dim)
-    even, odd = torch.stack([first, second + third], dim), torch.stack([first + second, third], dim)
-    return torch.stack([even, odd], to)
+def sums_of(layers: Iterable[nn.Module]) -> dict[nn.Module, Tensor]:
+    """What tells the weights that the prepared ones of `layers` were made from; for `unchanged`."""
+    with _lock:
+        return {layer: _prepared[layer].sums for layer in layers if layer in _prepared}
+
+
+def unchanged(sums: Mapping[nn.Module, Tensor]) -> bool:
+    """Whether the weights of layers have the values that they had when their `sums_of` were taken."""
+    return all(torch.equal(known, weight_sums(layer.weight)) for layer, known in sums.items())  # type: ignore[arg-type]
+
+
+def release(model: nn.Module) -> None:
+    """Drop the prepared weights of all layers of a model. They are made again when they are needed."""
+    with _lock:
+        for part in model.modules():
+            _prepared.pop(part, None)
+
+
+def prepared_bytes(model: nn.Module) -> int:
+    """How much memory the prepared weights of a model take."""
+    with _lock:
+        return sum(each.weight.numel() * each.weight.element_size() for part in model.modules()
+                   if (each := _prepared.get(part)) is not None)
 
 
 def _plain_3x3(layer: nn.Conv2d) -> bool:
     given = layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups
     return given == ((3, 3), (1, 1), (1, 1), (1, 1), 1)
-
-
-def marks(layers: Iterable[nn.Module]) -> dict[nn.Module, Any]:
-    """What the layouts of `layers` were made for; for `unchanged`."""
-    return {layer: _layouts[layer].mark for layer in layers if layer in _layouts}
-
-
-def unchanged(marks: Mapping[nn.Module, Any]) -> bool:
-    """Whether the weights of layers are those of their `marks`."""
-    return all(mark == _mark(layer.weight) for layer, mark in marks.items())  # type: ignore[arg-type]
-
-
-def version(tensor: Tensor) -> int:
-    """How often a tensor was written to, as far as PyTorch counts."""
-    return 0 if tensor.is_inference() else tensor._version
 
 
 def _scope_of(layer: nn.Conv2d, x: Tensor) -> Scope | None:
@@ -105,44 +107,22 @@ def _scope_of(layer: nn.Conv2d, x: Tensor) -> Scope | None:
         return None
     single = x.dtype is torch.float32 and layer.weight.dtype is torch.float32
     fits = x.ndim == 4 and len(x) and x.shape[1] == layer.in_channels and not isinstance(layer.padding, str)
-    return scope if single and fits and _works() else None
+    return scope if single and fits and is_plain(layer) and _works() else None
 
 
-def _convolution(
-    layer: nn.Conv2d, scope: Scope, x: Tensor, bias: Tensor | None, kind: str, prepared: Callable[[Tensor], Tensor]
-) -> Tensor:
-    size, places = list(x.shape), (layer.padding, layer.stride, layer.dilation, layer.groups)
-    # the best layout depends on the number of threads too, and any other would be laid out anew in every call
-    layout = _layout(layer, (kind, *size, torch.get_num_threads()), scope, lambda: (
-        torch.ops.mkldnn._reorder_convolution_weight(prepared(layer.weight.detach()), *places, size)))
-    return torch.ops.mkldnn._convolution_pointwise(x, layout, bias, *places, "none", [], "")
-
-
-def _layout(layer: nn.Module, key: tuple[Any, ...], scope: Scope, make: Callable[[], Tensor]) -> Tensor:
-    """The layout for `key`, made when first met: rounding must not depend on what was computed before."""
-    kept = _layouts.get(layer)
-    if kept is None:
-        kept = _layouts[layer] = _Layouts()
-    weight: Tensor = layer.weight  # type: ignore[assignment]
-    if layer not in scope or kept.mark[0] != version(weight):
-        mark = _mark(weight)
-        if mark != kept.mark:
-            kept.made = {}
-        kept.mark = mark
+def _weight(layer: nn.Module, kind: Any, scope: Scope, make: Callable[[Tensor], Tensor]) -> Tensor:
+    """The layer's weight, prepared by `make` when it is first met, or was made for another `kind` or from other values."""
+    weight: Tensor = layer.weight.detach()  # type: ignore[operator]
+    place = weight.data_ptr(), weight.shape, weight.stride(), version(layer.weight)  # type: ignore[arg-type]
+    with _lock:
+        found = _prepared.get(layer)
+        current_one = found is not None and found.place == place and (
+            layer in scope or torch.equal(found.sums, weight_sums(weight)))
+        if found is None or not current_one or found.kind != kind:
+            sums = found.sums if found is not None and current_one else weight_sums(weight)
+            found = _prepared[layer] = _Prepared(kind, make(weight), place, sums)
         scope.add(layer)
-    made = kept.made
-    layout = made.get(key)
-    if layout is None:
-        layout = make()
-        if len(made) >= _SIZES_KEPT:
-            made.pop(next(iter(made)), None)
-        made[key] = layout
-    return layout
-
-
-def _mark(weight: Tensor) -> tuple[Any, ...]:
-    """What tells a weight from what it was: in-place changes through `.data` leave the version as it is."""
-    return version(weight), weight.data_ptr(), float(weight.sum()), float(torch.linalg.vector_norm(weight))
+        return found.weight
 
 
 @functools.cache
@@ -152,11 +132,10 @@ def _works() -> bool:
         return False
     own = torch.Generator().manual_seed(0)  # the user's random numbers stay untouched
     x, weight, bias = (torch.randn(*shape, generator=own) for shape in ((2, 16, 8, 8), (16, 16, 3, 3), (16,)))
-    arguments = ([1, 1], [1, 1], [1, 1], 1)
     try:
         with torch.no_grad():
-            layout = torch.ops.mkldnn._reorder_convolution_weight(weight, *arguments, list(x.shape))
-            fast = torch.ops.mkldnn._convolution_pointwise(x, layout, bias, *arguments, "none", [], "")
+            layout = onednn_layout(weight, [1, 1], [1, 1], [1, 1], 1, list(x.shape))
+            fast = onednn_convolution(x, layout, bias, [1, 1], [1, 1], [1, 1], 1)
             agrees = torch.allclose(fast, F.conv2d(x, weight, bias, padding=1), rtol=1e-4, atol=1e-4)
     except (RuntimeError, NotImplementedError, AttributeError, TypeError) as error:
         _log.info("convolutions run without prepared layouts: %s", str(error).split("\n")[0])

@@ -17,9 +17,11 @@ import stat
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from .torch_private import inductor_headers_in
 
 _log = logging.getLogger(__name__)
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
@@ -175,22 +177,8 @@ def compilers_kept_private() -> Iterator[None]:
     """
     inductor = compiler_folder("inductor")
     told = {"TORCHINDUCTOR_CACHE_DIR": str(inductor), "TRITON_CACHE_DIR": str(compiler_folder("triton"))}
-    with _lock, _replaced(os.environ, told):
-        from torch._inductor import codecache, config  # where PyTorch makes its usual folder, if it is told none
-
-        # headers that are compiled ahead are in a folder that is fixed by then, and that is never the one that it is told
-        headers, module = inductor / "headers", vars(codecache)
-        named = {"_HEADER_DIR": str(headers), "_HEADER_LOCK_DIR": str(headers / "locks")}
-        if not named.keys() <= module.keys():
-            known = hasattr(config, "cpp_cache_precompile_headers")
-            with config.patch(cpp_cache_precompile_headers=False) if known else nullcontext():
-                yield
-            return
-        with _replaced(module, named):
-            compiled: Any = module.get("_precompile_header")
-            if hasattr(compiled, "cache_clear"):
-                compiled.cache_clear()  # it may know some in the shared folder
-            yield
+    with _lock, _replaced(os.environ, told), inductor_headers_in(inductor / "headers"):
+        yield
 
 
 @contextmanager

@@ -3,6 +3,9 @@
 On a GPU the recording is a CUDA graph: one launch instead of a thousand. On the CPU it is a `Tape`. Either repeats what
 was done on the very same memory, so sample, text and time are copied to where the recording reads them. What cannot be
 repeated, or has changed since, runs as usual. A model with `compiled_steps` has its call compiled first.
+
+Weights are read where they are in every replay. Everything else that a call depends on is written down by `structure.py`, and
+compared before each.
 """
 
 from __future__ import annotations
@@ -22,8 +25,10 @@ from . import packed
 from .compiled import Compiled
 from .cuda_graph import CudaGraph, prepared
 from .offload import in_parts
-from .scope import Scope, current, watched
+from .scope import Scope, current, fast_path
+from .structure import Structure, structure_of
 from .tape import Tape
+from .torch_private import dispatch_modes, function_modes
 
 _log = logging.getLogger(__name__)
 _KEPT = 4  # recordings a model: each has activations of its own on a GPU
@@ -57,8 +62,13 @@ class Recordings:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
+        self.structure: Structure | None = None  # of the model, in all of them
         self.calls: dict[Any, int | None] = {}  # so far; `None` where nothing can be recorded
         self.by_inputs: OrderedDict[Any, _Recording] = OrderedDict()
+
+    def begin_anew(self, structure: Structure) -> None:
+        """Forget everything, for the model is another now."""
+        self.structure, self.calls, self.by_inputs = structure, {}, OrderedDict()
 
     def __deepcopy__(self, memo: Any) -> Recordings:
         return Recordings()
@@ -76,15 +86,23 @@ def call(model: nn.Module, sample: Tensor, time: Any, text: Any = None) -> Tenso
         time, text: a `Condition` each, kept for a generation; or whatever else the model takes, and then nothing is recorded.
     """
     scope, device = current(), sample.device.type
-    if (scope is None or torch.is_grad_enabled() or torch.is_autocast_enabled(device) or device not in _CALLS_BEFORE
-            or in_parts(model) or not all(condition is None or hasattr(condition, "fixed") for condition in (time, text))):
+    if scope is None or torch.is_grad_enabled():
+        return _predict(model, sample, time, text)
+    if not checkable(model):  # what it holds may change anything in the middle of a call, prepared weights too
+        with fast_path(False):
+            return _predict(model, sample, time, text)
+    if (torch.is_autocast_enabled(device) or device not in _CALLS_BEFORE or dispatch_modes() or function_modes()
+            or not all(condition is None or hasattr(condition, "fixed") for condition in (time, text))):
         return _predict(model, sample, time, text)
     kept: Recordings = vars(model).setdefault("_recordings", Recordings())
     if not kept.lock.acquire(blocking=False):  # another thread's generation is in the middle of a call
         return _predict(model, sample, time, text)
     try:
-        key = (sample.shape, sample.dtype, sample.device, time.key, text and text.key, model.training,
-               torch.get_num_threads(), torch.is_inference_mode_enabled())
+        structure = structure_of(model)
+        if kept.structure is not structure:
+            kept.begin_anew(structure)
+        key = (sample.shape, sample.dtype, sample.device, time.key, text and text.key, torch.get_num_threads(),
+               torch.get_default_dtype(), torch.is_inference_mode_enabled())
         recording = kept.by_inputs.get(key)
         if recording is not None and not recording.serves(model, scope):
             recording = kept.by_inputs.pop(key) and None
@@ -95,23 +113,40 @@ def call(model: nn.Module, sample: Tensor, time: Any, text: Any = None) -> Tenso
         kept.lock.release()
 
 
+def checkable(model: nn.Module) -> bool:
+    """Whether it can be told, before each call, that a model is still what it was: see `structure.py`. Else nothing that was made
+    of it must be used again. An offloaded model has hooks, and weights that come and go."""
+    return not in_parts(model) and structure_of(model).unknown is None
+
+
+def release(model: nn.Module) -> None:
+    """Drop the recordings of a model. They are made again when they are needed."""
+    vars(model).pop("_recordings", None)
+
+
 def _recorded(
     kept: Recordings, key: Any, model: nn.Module, sample: Tensor, time: Time, text: Condition | None, scope: Scope
 ) -> _Recording | None:
     """A new recording for these inputs, once they were seen often enough and if there can be one."""
     calls = kept.calls.get(key, 0)
-    if calls is None or watched(model, sample.is_cuda):
+    if calls is None:
         return None
     kept.calls[key] = calls + 1
     before = 1 if _compiles(model) else _CALLS_BEFORE[sample.device.type]
-    if calls < before or not all(each is None or each.ready for each in (time, text)):
+    if calls < before:
         return None
+    if not all(each is None or each.ready for each in (time, text)):
+        if model.training:  # a call more would draw random numbers more
+            return None
+        _predict(model, sample, time, text)  # layers make what they make of conditions that are new in every step
     try:
         recording = _Recording(model, sample, time, text, scope)
     except Exception as error:  # whatever it is, the model's own call would raise it too
         kept.calls[key] = None
         _log.warning("%s runs without being recorded: %s", type(model).__name__, str(error).split("\n")[0])
         return None
+    if sample.is_cuda:
+        kept.structure = structure_of(model)  # its weights may have been laid out anew
     kept.by_inputs[key] = recording
     if len(kept.by_inputs) > _KEPT:
         kept.by_inputs.popitem(last=False)
@@ -124,7 +159,6 @@ class _Recording:
             sample = prepared(model, sample)
         self.sample, self.time, self.text = sample.clone(), time.fixed(), text and text.fixed()
         self.served: weakref.ref[Condition] | None = None  # the text whose generation it served last
-        self.tensors, self.parts = _tensors(model), _parts(model)
         function = partial(_predict, model, self.sample, self.time, self.text)
         compiled = _compiled(model, function) if _compiles(model) else None
         self.run: Tape | CudaGraph | Compiled
@@ -132,17 +166,14 @@ class _Recording:
             self.run = CudaGraph(compiled.replay if compiled else function)
         else:
             self.run = compiled or Tape(function)
-        self.prepared = packed.marks(scope & set(model.modules()))
+        self.prepared = packed.sums_of(scope & set(model.modules()))
         scope.add(model)
 
     def serves(self, model: nn.Module, scope: Scope) -> bool:
-        """Whether the model is what it was: at a glance in every call, thoroughly in the first of a generation."""
-        if any(holder.get(name) is not tensor or (tensor is not None and _state(tensor) != state)
-               for holder, name, tensor, state in self.tensors):
-            return False
+        """Whether the weights that were prepared for it have the values that they had: compared once in a `scope`."""
         if model in scope:
             return True
-        same = _parts(model) == self.parts and not watched(model, self.sample.is_cuda) and packed.unchanged(self.prepared)
+        same = packed.unchanged(self.prepared)
         if same:
             scope.update({model, *self.prepared})
         return same
@@ -174,20 +205,3 @@ def _compiled(model: nn.Module, function: Callable[[], Tensor]) -> Compiled | No
 def _predict(model: nn.Module, sample: Tensor, time: Any, text: Any) -> Tensor:
     given = (sample, time) if text is None else (sample, time, text)
     return model(*given, return_dict=False)[0]
-
-
-def _tensors(model: nn.Module) -> list[tuple[Any, str, Tensor | None, Any]]:
-    """Every parameter and buffer, also those that are `None`: where it is held, and what tells whether it is still the same."""
-    return [(holder, name, tensor, tensor if tensor is None else _state(tensor))
-            for module in model.modules() for holder in (module._parameters, module._buffers)
-            for name, tensor in holder.items()]
-
-
-def _state(tensor: Tensor) -> tuple[int, int]:
-    return tensor.data_ptr(), packed.version(tensor)
-
-
-def _parts(model: nn.Module) -> list[Any]:
-    """All modules, and whether they train. They are held, since another could come to be at the same address; but not the
-    model itself, which holds its recordings."""
-    return [(id(part) if part is model else part, part.training) for part in model.modules()]

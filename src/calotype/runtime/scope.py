@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
 from torch import nn
-from torch.nn.modules.module import _has_any_global_hook
 
 Scope = set[nn.Module]
-"""The layers whose prepared weights, and the models whose recordings, were found to be still right; one a generation."""
+"""The layers whose prepared weights, and the models whose recordings, were found to be still right since somebody else's code
+could last have changed them. Whoever has run such code (a callback, the consumer of a stream) clears it."""
 
 _scope: ContextVar[Scope | None] = ContextVar("fast_path", default=None)
 
@@ -28,25 +29,6 @@ def fast_path(enabled: bool = True, scope: Scope | None = None) -> Iterator[None
         _scope.reset(token)
 
 
-def touched(layer: nn.Module, compiled: bool = True) -> bool:
-    """Whether a call of `layer` may do more than its class says: somebody is told of it, or has put another function there.
-
-    Args:
-        compiled: whether to have it compiled is such a thing.
-    """
-    return bool(layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
-                or (compiled and layer._compiled_call_impl is not None))
-
-
-def watched(model: nn.Module, gpu: bool) -> bool:
-    """Whether calls of layers do more than compute: somebody is told of them, or has put in another function.
-
-    Compiled layers are kernels to a GPU, and can be captured as others are; elsewhere nobody could tell what they do.
-    """
-    return _has_any_global_hook() or any(
-        touched(part, compiled=not gpu) or (not gpu and "_orig_mod" in part._modules) for part in model.modules())
-
-
 def current() -> Scope | None:
-    """The scope of the block around, or `None` outside of one."""
-    return _scope.get()
+    """The scope of the block around, or `None` outside of one, and where PyTorch compiles or exports what is called."""
+    return None if torch.compiler.is_compiling() else _scope.get()

@@ -16,7 +16,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
+from .torch_private import composite_key, is_composite, run_composite
+
 _LOOK = {"tolist", "numpy", "__array__", "__dlpack__", "__repr__", "__format__"}  # at values, and PyTorch tells no operation
 _DETACHED, _ATTACHED = torch.Tensor.data.__get__, torch.Tensor.data.__set__  # type: ignore[attr-defined]
 
@@ -56,7 +57,7 @@ class Tape:
     """
 
     def __init__(self, function: Callable[[], Tensor]):
-        recorder = _Recorder()
+        recorder = _Recorder(composite_key())
         with torch.random.fork_rng(devices=[]), _Watched(), recorder:
             result = function()
         register = recorder.register_of(result)
@@ -113,8 +114,11 @@ class _Watched(TorchFunctionMode):
 class _Recorder(TorchDispatchMode):
     """Writes down every operation below autograd, and where its tensors come from."""
 
-    def __init__(self) -> None:
+    def __init__(self, composite: Any) -> None:
         super().__init__()
+        if composite is None:
+            raise CannotRecord("this release of PyTorch does not say what operations are made of")
+        self.composite = composite
         self.operations: list[_Operation] = []
         self.registers: list[Tensor | None] = []  # before the first operation: only tensors from outside
         self._places = WeakTensorKeyDictionary()  # weak: a recording needs no more memory than a call
@@ -126,9 +130,9 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE):
+        if is_composite(func, self.composite):
             with self:  # outside of autograd, composite operations come here whole
-                return func._op_dk(_COMPOSITE, *args, **kwargs)  # `decompose` would prefer a slower way for compilers
+                return run_composite(func, self.composite, *args, **kwargs)
         if func is torch.ops.aten.lift_fresh.default:
             func = torch.ops.aten.clone.default  # a tensor made of numbers: of its own in every replay
         made = func(*args, **kwargs)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
+from ..runtime.torch_private import lerp_each
 from ..words import check_keywords
 
 _Self = TypeVar("_Self", bound="EMAModel")
@@ -105,7 +106,7 @@ class EMAModel:
                 _local(average).lerp_(_local(parameter).to(average.device, average.dtype), 1 - decay)
         if moved:
             averages, current = zip(*moved, strict=True)
-            torch._foreach_lerp_(averages, current, 1 - decay)
+            lerp_each(averages, current, 1 - decay)
         self.optimization_step += 1
         self.cur_decay_value = decay
 

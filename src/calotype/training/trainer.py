@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..made import RUN
+from ..runtime.torch_private import forget_other_precision
 from .batches import Batches
 from .checkpoints import load_checkpoint, save_checkpoint
 from .distributed import check_processes, for_inference, free_gathered, unsynchronised, whole, wrapped
@@ -254,8 +254,7 @@ def _tf32(allowed: bool) -> Iterator[None]:
 
 def _accelerator(mixed_precision: str) -> Accelerator:
     """Accelerate's, of which a process has one state: a run before this one may have had another precision."""
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed_precision:
-        AcceleratorState._reset_state()
+    forget_other_precision(mixed_precision)
     # Without an accelerator Accelerate must be told, or it takes the processes of a launcher for runs of their own.
     accelerator = Accelerator(mixed_precision=mixed_precision, cpu=not torch.accelerator.is_available())
     accelerator.gradient_accumulation_steps = 1  # whatever a launcher says: the settings do, and the loss is divided here
