@@ -108,7 +108,8 @@ def _size(size: Any, *one: str) -> dict[str, int]:
     edges = dict.fromkeys(one, size) if isinstance(size, int) else size
     edges = dict(zip(("height", "width"), edges, strict=True)) if isinstance(edges, (list, tuple)) else edges
     if not isinstance(edges, Mapping) or set(edges) not in ({"height", "width"}, set(one)) or min(edges.values()) < 1:
-        raise ValueError(f"a size is {size!r}, but must be a number of pixels, or by name: {some(one)} or height, width")
+        told = dict(size) if isinstance(size, Mapping) else size
+        raise ValueError(f"a size is {told!r}, but must be a number of pixels, or by name: {some(one)} or height, width")
     return dict(edges)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -58,14 +59,15 @@ class LatentPipeline(LoraAdapters, DiffusionPipeline):
     safety_checker: Any = None
     feature_extractor: Any = None
 
-    _right_entries: ClassVar[Mapping[str, Any]] = {}
+    _right_entries: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     _right_size: ClassVar[bool] = False
     """What is put right in old configs: see `old_configs`."""
 
     def register_modules(self, **components: Any) -> None:
-        """Make `components` attributes of the pipeline, old ones put right where pipelines of this class do so."""
-        components["scheduler"] = right_scheduler(components["scheduler"], self._right_entries)
-        if self._right_size:
+        """Make `components` attributes of the pipeline; when it is made, old ones are put right where this class does so."""
+        if not self._names and "scheduler" in components:
+            components["scheduler"] = right_scheduler(components["scheduler"], self._right_entries)
+        if not self._names and self._right_size and "unet" in components:
             right_size(components["unet"])
         super().register_modules(**components)
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from ..config import WRITTEN_BY, Configured
 
-LATENTS_ARE_NOT_CLIPPED: dict[str, Any] = {"steps_offset": 1, "clip_sample": False}
-NO_RUNGE_KUTTA: dict[str, Any] = {"steps_offset": 1, "skip_prk_steps": True}
+LATENTS_ARE_NOT_CLIPPED: Mapping[str, Any] = MappingProxyType({"steps_offset": 1, "clip_sample": False})
+NO_RUNGE_KUTTA: Mapping[str, Any] = MappingProxyType({"steps_offset": 1, "skip_prk_steps": True})
 _SIZE = 64  # of the latents of every Stable Diffusion before release 0.9.0 of Diffusers
 _log = logging.getLogger(__name__)
 
