@@ -16,6 +16,7 @@ import typer
 
 from .. import hub
 from ..contents import content_hash, locate
+from ..defaults import read_defaults
 from ..files import to_json
 from ..recipe import Recipe, versions
 from ..scheduler_names import named_scheduler
@@ -73,11 +74,12 @@ def load(source: Source, task: str) -> tuple[Any, dict[str, Any]]:
         loaded: Any = DiffusionPipeline.from_pretrained(
             model, revision=revision, variant=variant, torch_dtype=getattr(torch, dtype))
         pipeline = turned(loaded, task, model).to(device)
-        if source.scheduler:
-            pipeline.scheduler = named_scheduler(source.scheduler, pipeline.scheduler.config)
+        said = read_defaults(locate(model, revision)[1])
+        if solver := source.scheduler or said.scheduler:
+            pipeline.scheduler = named_scheduler(solver, pipeline.scheduler.config)
         content = content or beside.submit(content_hash, locate(model, revision)[1], variant)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline, {"task": task, **defaults(pipeline), **facts_of(pipeline, model, revision, variant, content.result())}
+    return pipeline, {"task": task, **defaults(pipeline), **said.call(), **facts_of(pipeline, model, revision, variant, content.result())}
 
 
 def plan(

@@ -50,7 +50,9 @@ Overwrite = Annotated[bool | None, Option(help="Replace files that exist.", show
 Variant = Annotated[str | None, Option(help="The weights of this variant (fp16) where there are such.")]
 Revision = Annotated[str | None, Option(help="Branch, tag or commit of a Hub repository.")]
 Steps = Annotated[int | None, Option(
-    min=1, max=10_000, help="More is slower and, up to a point, better.", show_default="the pipeline's, mostly 50")]
+    min=1, max=10_000, help="More is slower and, up to a point, better.", show_default="the checkpoint's, mostly 50")]
+Scheduler = Annotated[str | None, Option(callback=_solver, show_default="the checkpoint's", help=(
+    "Another solver, by class or short name; see `calotype schedulers`."))]
 Strength = Annotated[float, Option(help="How much of it is made anew: above 0, to 1.")]
 
 
@@ -59,8 +61,7 @@ class Source:
     """The checkpoint, and how it runs."""
 
     model: Annotated[str, Option(help=CHECKPOINT)]
-    scheduler: Annotated[str | None, Option(
-        callback=_solver, help="Another solver, by class or short name; see `calotype schedulers`.")] = None
+    scheduler: Scheduler = None
     device: Device = None
     dtype: Annotated[str | None, Option(callback=one_of("dtype", DTYPES), help=(
         f"{', '.join(DTYPES)}."), show_default="float16 on cuda, else float32")] = None
@@ -82,7 +83,7 @@ class Wishes:
     steps: Steps = None
     guidance: Annotated[float | None, Option(
         help="How much the prompt counts; up to 1 not at all, which is faster.",
-        show_default="the pipeline's, mostly 7.5")] = None
+        show_default="the checkpoint's, mostly 7.5")] = None
     negative: Annotated[str, Option(help="What should not be seen.")] = ""
     syntax: Annotated[str | None, Option(callback=one_of("syntax", SYNTAXES), help=(
         "How weights are written in prompts: a1111, as (red:1.3), or compel, as red++."), show_default="there are none")] = None

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import nn
 
+from .. import defaults
 from ..config import Configured, FrozenConfig
 from ..files import read_json, staged_folder
 from ..hub import split_options
@@ -54,6 +55,7 @@ class DiffusionPipeline(Offloading, Configured):
     """Components that may be `None`."""
 
     fast: bool = True
+    _loaded_from: Path | None = None
 
     def register_modules(self, **components: Any) -> None:
         """Make `components` attributes of the pipeline, and part of what it saves."""
@@ -128,6 +130,7 @@ class DiffusionPipeline(Offloading, Configured):
                 parts[name] = None
         pipeline = pipeline_class(**parts)
         pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
+        pipeline._loaded_from = folder
         return pipeline  # type: ignore[return-value]
 
     @classmethod
@@ -192,6 +195,7 @@ class DiffusionPipeline(Offloading, Configured):
                 elif component is not None:
                     component.save_pretrained(scratch / name)
             self.save_config(scratch)
+            defaults.carry(self._loaded_from, scratch)
 
     # -- where it is --------------------------------------------------------------------------------------------------
 
@@ -309,7 +313,7 @@ class DiffusionPipeline(Offloading, Configured):
 
 def _choose_files(names: list[str], wanted: dict[str, tuple[str, str]], loading: dict[str, Any]) -> list[str]:
     """Of a repository's files, those that the wanted components are loaded from."""
-    chosen = [DiffusionPipeline.config_name]
+    chosen = [DiffusionPipeline.config_name, *(name for name in names if name == defaults.FILE)]
     for part, (_, class_name) in wanted.items():
         inside = [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
         if known(class_name) and issubclass(find(class_name), nn.Module):
