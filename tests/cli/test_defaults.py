@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from drawings import save_drawings
 from hub_server import HubServer
 
 import calotype
@@ -129,6 +132,22 @@ def test_the_bundled_checkpoints_say_how_they_are_called() -> None:
     assert emoji.scheduler is not None and meaning(emoji.scheduler)[0].startswith("DPMSolver")
     assert emoji.guidance_scale is not None and emoji.guidance_scale < 7.5
     assert len(emoji.prompts) >= 4
+
+
+def test_an_evaluation_goes_by_it(telling: Path, tmp_path: Path) -> None:
+    words = "evaluate", telling, "--data", save_drawings(tmp_path / "data"), "--count", 2, "--measured", 2, "-o"
+    for options, expected in (((), (3, 2.0, "DPMSolverMultistepScheduler")),
+                              (("--steps", 1, "--guidance", 0, "--scheduler", "ddim"), (1, 0.0, "DDIMScheduler"))):
+        call(*words, tmp_path / "report.json", *options)
+        made = json.loads((tmp_path / "report.json").read_text())["checkpoints"]["telling"]
+        assert (made["steps"], made["guidance"], made["scheduler"]) == expected
+        assert math.isfinite(made["loss"]["epsilon"])
+
+
+def test_the_documentation_shows_what_the_bundled_checkpoint_says() -> None:
+    shown = re.findall(r"^```json\n(.*?)^```", (Path(__file__).parents[2] / "docs" / "cli.md").read_text(), re.M | re.S)
+    said = {name: value for name, value in json.loads((EMOJI / FILE).read_text()).items() if name != "prompts"}
+    assert [json.loads(one) for one in shown if "guidance_scale" in one] == [said]
 
 
 def test_it_comes_with_a_checkpoint_of_the_hub(telling: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,9 +18,9 @@ def test_a_picture_and_its_recipe(made):
     recipe, picture = Recipe.from_png(made), Image.open(made)
     assert picture.size == (128, 128)
     assert recipe.pixels == pixel_hash(picture)
-    assert (recipe.prompt, recipe.seed, recipe.steps, recipe.guidance) == ("a red apple", 7, 2, 7.5)
+    assert (recipe.prompt, recipe.seed, recipe.steps, recipe.guidance) == ("a red apple", 7, 2, 3.0)
     assert (recipe.model, recipe.revision, recipe.device, recipe.dtype) == ("calotype/emoji", None, "cpu", "float32")
-    assert recipe.scheduler == "PNDMScheduler"
+    assert recipe.scheduler == "DPMSolverMultistepScheduler"
     assert recipe.scheduler_config["num_train_timesteps"] == 1000
     assert recipe.model_hash == content_hash(EMOJI)
 
