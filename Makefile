@@ -1,8 +1,7 @@
 # Two commands set everything up on a machine with Python 3.11, make and pip:
-#   make image   a picture from the bundled checkpoint
+#   make image   pictures.png, a sheet of what the bundled checkpoint draws
 #   make test    the whole suite
 PYTHON ?= python3
-PROMPT ?= An image of a squirrel in Picasso style
 VENV := .venv
 ALONE := tests/test_startup.py tests/test_bundled.py tests/models \
 	$(addprefix tests/pipelines/test_,loading.py stable_diffusion.py unconditional.py image_tasks.py textual_inversion.py)
@@ -11,7 +10,7 @@ BIN := $(VENV)/bin
 .PHONY: image test lint bench clean
 
 image: $(VENV)/.installed
-	$(BIN)/calotype generate "$(PROMPT)" -o squirrel.png
+	$(BIN)/calotype generate --prompts examples/pictures.txt --grid pictures.png --seed 0
 
 test: $(VENV)/.test-installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal
@@ -37,4 +36,4 @@ $(VENV)/.test-installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) squirrel.png
+	rm -rf $(VENV) pictures.png

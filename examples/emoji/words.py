@@ -99,7 +99,7 @@ class Words(Task):
             looks = places[chosen][None]
             with torch.no_grad():
                 right = attention(looks.expand(len(known), -1, -1), known)
-                spread = (right - right.mean(0)).square().mean()
+                spread = (right - right.mean(0)).square().mean().clamp_min(1e-8)  # 0 if all captions are one
             read = attention(looks.expand(len(asked), -1, -1), asked).unflatten(0, (len(known), -1))
             losses.append(F.mse_loss(read, right[:, None].expand_as(read)) / spread)
         return torch.stack(losses).mean(), {}
