@@ -28,7 +28,7 @@ class Question:
 
 
 def questions_of(rows: Sequence[Mapping[str, Any]], plain: int = 2) -> list[Question]:
-    """All questions that the training rows of a `metadata.jsonl` answer, those without a style `plain` times; and the empty one."""
+    """The questions that training rows of a `metadata.jsonl` answer, those without a style `plain` times; and the empty one."""
     styles: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         if row["split"] == "train" and row["called"] + row["tagged"]:

@@ -99,7 +99,7 @@ class _Words:
 
 
 def words_of(emoji: Emoji, vocabulary: Vocabulary) -> dict[str, list[str]]:
-    """What one types who looks for an emoji, as columns of the metadata: all its `words`; of these those by which it is meant, and
+    """What one types who looks for an emoji, as columns of the metadata: all its `words`; of these those by which it is meant and
     none of the others that have them ("car" is the automobile): what it is `called`, its label first, and how it is `tagged`."""
     known = _Words.of(emoji, vocabulary)
     called = list(dict.fromkeys([spoken(emoji.label), *known.names, *known.nouns]))

@@ -1,9 +1,9 @@
 """Teach the text encoder what people type: `python examples/emoji/words.py` trains that of calotype/emoji on, on a CPU.
 
-The model knows captions ("an emoji of a chipmunk") better than words ("squirrel"). Its text encoder learns to say of words what it
-says of the caption of the same picture: not the same hidden states, but such that what the UNet reads from them is the same. The
-UNet stays what it was, no picture is drawn, and a step is a hundred times as cheap as one of a diffusion model's loss for as
-many captions. A killed run goes on by the same command.
+The model knows captions ("an emoji of a chipmunk") better than words ("squirrel"). Its text encoder learns to say of words what
+it says of the caption of the same picture: not the same hidden states, but such that what the UNet reads from them is the same.
+The UNet stays what it was and no picture is noised, so that a step costs a small part of one with the usual loss, and says more
+of each word. A killed run goes on by the same command.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a checkpoint says of its calls: read, checked, carried along, and obeyed by the command line where nothing else is said."""
+"""What a checkpoint says of its calls: read, checked, carried along, and what the command line goes by."""
 
 from __future__ import annotations
 

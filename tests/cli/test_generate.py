@@ -33,7 +33,8 @@ def test_the_picture_is_the_one_that_a_script_makes(made):
     pipeline = calotype.DiffusionPipeline.from_pretrained("calotype/emoji")
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = calotype.named_scheduler("dpmpp_2m_karras", pipeline.scheduler.config)
-    picture = pipeline("a red apple", num_inference_steps=2, guidance_scale=4, generator=torch.Generator().manual_seed(7)).images[0]
+    generator = torch.Generator().manual_seed(7)
+    picture = pipeline("a red apple", num_inference_steps=2, guidance_scale=4, generator=generator).images[0]
     assert pixel_hash(picture) == Recipe.from_png(made).pixels
 
 

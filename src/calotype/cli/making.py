@@ -79,7 +79,8 @@ def load(source: Source, task: str) -> tuple[Any, dict[str, Any]]:
             pipeline.scheduler = named_scheduler(solver, pipeline.scheduler.config)
         content = content or beside.submit(content_hash, locate(model, revision)[1], variant)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline, {"task": task, **defaults(pipeline), **said.call(), **facts_of(pipeline, model, revision, variant, content.result())}
+    call = defaults(pipeline) | said.call()
+    return pipeline, {"task": task, **call, **facts_of(pipeline, model, revision, variant, content.result())}
 
 
 def plan(
