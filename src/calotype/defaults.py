@@ -54,8 +54,8 @@ class Defaults:
             meaning(self.scheduler)
         texts = isinstance(prompts, (list, tuple)) and len(prompts) <= _PROMPTS
         if not texts or not all(isinstance(one, str) and 0 < len(one) <= _LENGTH and one.isprintable() for one in prompts):
-            raise ValueError(f"prompts is {prompts!r:.80}, but must be a list of at most {_PROMPTS} texts of one line, of at most "
-                             f"{_LENGTH} letters each")
+            raise ValueError(f"prompts is {prompts!r:.80}, but must be a list of at most {_PROMPTS} texts of one line, of at "
+                             f"most {_LENGTH} letters each")
         object.__setattr__(self, "prompts", tuple(prompts))
 
     def facts(self) -> dict[str, Any]:

@@ -60,9 +60,9 @@ def read_rows(folder: str | os.PathLike[str]) -> list[Row]:
 def read_prompts(path: str | os.PathLike[str], seed: int = 0, count: int | None = None) -> list[Prompt]:
     """The prompts in a file: rows of JSON with `prompt`, `label`, `style`, `seed`, `split` (`.jsonl`), or a text a line.
 
-    `label` may be a list, of which any is right. Where a row has no seed, it is `seed` plus the row's number, from 0. `count` takes
-    so many at even distances, so that every part of the file is asked for; if it has fewer, it begins again at the first, with
-    other seeds.
+    `label` may be a list, of which any is right. Where a row has no seed, it is `seed` plus the row's number, from 0. `count`
+    takes so many at even distances, so that every part of the file is asked for; if it has fewer, it begins again at the first,
+    with other seeds.
 
     Raises:
         ValueError: a row that is none, or no rows; names the file and the line.
