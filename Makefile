@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 .PHONY: image test lint bench clean
 
 image: $(VENV)/.installed
-	$(BIN)/calotype generate --prompts examples/pictures.txt --grid pictures.png --seed 0
+	$(BIN)/calotype generate --prompts examples/pictures.txt --grid pictures.png --seed 6
 
 test: $(VENV)/.test-installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal

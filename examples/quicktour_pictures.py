@@ -23,10 +23,11 @@ def in_a_row(pictures: list[Image.Image]) -> Image.Image:
 
 
 def main() -> None:
-    # the last snippet, after the one that loads its model
+    # the last snippet, and before it the one that loads its model
     snippets = re.findall(r"^```python\n(.*?)^```", (DOCS / "quicktour.md").read_text(), re.MULTILINE | re.DOTALL)
     names: dict[str, object] = {"pipeline": DiffusionPipeline.from_pretrained("calotype/emoji"), "torch": torch}
-    exec(snippets[5] + snippets[-1].replace('.save("rocket-by-hand.png")', ""), names)
+    loads = next(snippet for snippet in snippets if "model = UNet2DConditionModel" in snippet)
+    exec(loads + snippets[-1].replace('.save("rocket-by-hand.png")', ""), names)
     in_a_row(names["on_the_way"]).save(DOCS / "images" / "on-the-way.png")  # type: ignore[arg-type]
 
 

@@ -196,18 +196,23 @@ def test_the_text_encoder_learns_words_and_a_killed_run_goes_on(tmp_path: Path, 
     model = save_tiny(tmp_path / "tiny")
     before = calotype.DiffusionPipeline.from_pretrained(model)
 
-    def run(folder: str, steps: int) -> Any:
+    def run(folder: str, steps: int, blend: float = 1) -> Any:
         settings = teaching.Settings(
             pretrained_model_name_or_path=str(model), train_data_dir=tmp_path / "data", output_dir=tmp_path / folder,
             max_train_steps=steps, train_batch_size=4, learning_rate=1e-3, checkpointing_steps=2, num_validation_images=0,
-            looks=4, logging_steps=1)
+            looks=4, logging_steps=1, blend=blend)
         return Trainer(teaching.Words(settings), settings, lambda text: None).run().losses
 
     losses = run("whole", 4)
     run("killed", 2)
     assert run("killed", 4)[4] == losses[4]
-    weights = [load_file(tmp_path / folder / "text_encoder" / "model.safetensors") for folder in ("whole", "killed")]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    run("half", 4, 0.5)
+    whole, killed, half = (load_file(tmp_path / folder / "text_encoder" / "model.safetensors")
+                           for folder in ("whole", "killed", "half"))
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+    first = load_file(model / "text_encoder" / "model.safetensors")
+    assert all(torch.allclose(half[name].float(), (whole[name] + first[name]) / 2, atol=1e-3) for name in whole)
+    assert any((half[name].float() - first[name]).abs().max() > 2e-3 for name in whole)
     made = calotype.DiffusionPipeline.from_pretrained(tmp_path / "whole")
     assert not torch.equal(next(made.text_encoder.parameters()), next(before.text_encoder.parameters()).half().float())
     for part in ("unet", "vae"):  # those stay

@@ -36,6 +36,8 @@ class Settings(Run, Optimisation):
     pretrained_model_name_or_path: str = Field("calotype/emoji", description="The pipeline to begin with.")
     train_data_dir: Path = Field(description="What prepare.py wrote.")
     asked_together: int = Field(3, ge=1, description="How many ways of asking for one thing are in a batch.")
+    blend: float = Field(1.0, gt=0, le=1, description=(
+        "How much of what was learned is kept: the result lies so far between the weights before and after."))
     looks: int = Field(32, ge=1, description="Places of pictures, for each attention, from which a text is read in a step.")
 
 
@@ -104,7 +106,12 @@ class Words(Task):
             losses.append(F.mse_loss(read, right[:, None].expand_as(read)) / spread)
         return torch.stack(losses).mean(), {}
 
+    @torch.no_grad()
     def save(self, folder: Path) -> None:
+        """Between before and after (Wortsman et al. 2022): most of what was learned, and nearly all of what was known."""
+        self.pipeline.text_encoder = copy.deepcopy(self.players[0].network)
+        for new, old in zip(self.pipeline.text_encoder.parameters(), self.teacher.parameters(), strict=True):
+            new.copy_(old.lerp(new, self.settings.blend))
         self.pipeline.to(torch.float16).save_pretrained(folder)
 
     def facts(self) -> Iterable[tuple[str, str]]:
