@@ -1,12 +1,11 @@
 # Two commands set everything up on a machine with Python 3.11, make and pip:
-#   make image   a picture from the bundled checkpoint
+#   make image   pictures.png, a sheet of what the bundled checkpoint draws
 #   make test    the whole suite
 # For those who work on it:
 #   make lint          ruff and mypy
 #   make lock          constraints.txt anew: the exact versions of all packages in these environments
 #   make test-newest   the suite with the newest versions that pyproject.toml allows (TORCH=torch: of PyTorch too)
 PYTHON ?= python3
-PROMPT ?= An image of a squirrel in Picasso style
 VENV := .venv
 ALONE := tests/test_startup.py tests/test_bundled.py tests/models \
 	$(addprefix tests/pipelines/test_,loading.py stable_diffusion.py unconditional.py image_tasks.py textual_inversion.py)
@@ -18,7 +17,7 @@ TORCH ?= torch==2.13.0
 .PHONY: image test test-newest lint lock bench clean
 
 image: $(VENV)/.installed
-	$(BIN)/calotype generate "$(PROMPT)" -o squirrel.png
+	$(BIN)/calotype generate --prompts examples/pictures.txt --grid pictures.png --seed 6 --overwrite
 
 test: $(VENV)/.test-installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal
@@ -55,4 +54,4 @@ $(VENV)/.test-installed: $(VENV)/bin/python pyproject.toml
 	@touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) $(NEWEST) squirrel.png
+	rm -rf $(VENV) $(NEWEST) pictures.png

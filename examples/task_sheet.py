@@ -16,7 +16,7 @@ from calotype import (
 )
 
 SHEET = Path(__file__).resolve().parent.parent / "docs" / "images" / "tasks.jpg"
-SIZE, GAP, STEPS = 128, 6, 25
+SIZE, GAP, STEPS, GUIDANCE = 128, 6, 25, 4
 CHANGED = [("a red apple, noto style", "a green apple, noto style", 1), ("a cat face, noto style", "a dog face, noto style", 3),
            ("a yellow star in flat style", "a red heart in flat style", 0),
            ("a rocket in flat style", "a guitar in flat style", 0)]
@@ -26,7 +26,7 @@ PAINTS = ("a face", "an angry face", "a grinning face", "a crying face", "a yell
 
 
 def seeded(seed: int) -> dict[str, Any]:
-    return {"generator": torch.Generator().manual_seed(seed), "num_inference_steps": STEPS}
+    return {"generator": torch.Generator().manual_seed(seed), "num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
 
 
 def main() -> None:

@@ -14,14 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from cli.conftest import save_tiny
+from drawings import save_drawings
 from PIL import Image
+from safetensors.torch import load_file
+
+import calotype
+from calotype.training import Trainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples" / "emoji"))
 
 import drawing
 import packages
 import prompts
-from captions import MOST, Vocabulary, captions_of
+import words as teaching
+from asking import PLAIN, STYLED, questions_of
+from captions import MOST, Vocabulary, captions_of, words_of
 from labels import Emoji, icon_name, name_of, read_emoji, select, svg_of
 from phrases import spoken, with_article
 from prepare import main, prepare
@@ -143,6 +152,83 @@ def test_captions_are_bounded_and_always_the_same() -> None:
     shuffled = emoji("busy bee", tags=busy.tags[::-1], names=busy.names)
     assert captions_of(shuffled, "twemoji", Vocabulary([shuffled])) == said
     assert len(captions_of(emoji("ox"), "noto", Vocabulary([emoji("ox")]))) == 6
+
+
+def test_a_word_means_one_emoji_and_may_be_of_many() -> None:
+    car = emoji("automobile", "travel-places", "transport-ground", ("driving",), ("car",))
+    rail = emoji("railway car", "travel-places", "transport-ground", ("driving",))
+    apple = emoji("red apple", "food-drink", "food-fruit", ("fruit",), ("apple",))
+    green = emoji("green apple", "food-drink", "food-fruit", ("fruit",))
+    chipmunk = emoji("chipmunk", tags=("squirrel",))
+    words = Vocabulary([rail, car, green, apple, chipmunk])
+    assert words_of(car, words) == {"words": ["automobile", "car", "driving"], "called": ["automobile", "car"],
+                                    "tagged": ["driving"]}  # by the shorter label
+    assert words_of(rail, words) == {"words": ["railway car", "car", "driving"], "called": ["railway car"], "tagged": []}
+    assert words_of(apple, words)["called"] == ["red apple", "apple"]  # a short name comes before a noun
+    assert words_of(green, words) == {"words": ["green apple", "apple", "fruit"], "called": ["green apple"],
+                                      "tagged": ["fruit"]}
+    assert words_of(chipmunk, words)["called"] == ["chipmunk", "squirrel"]
+
+
+def rows_of(*labels: str) -> list[dict[str, Any]]:
+    return [{"label": label, "style": style, "group": "food-drink", "called": [label, f"{label}y"], "tagged": ["ripe"],
+             "words": [label, f"{label}y", "ripe"], "split": "held_out" if style == "flat" else "train"}
+            for label in labels for style in ("noto", "flat")]
+
+
+def test_what_people_ask_is_answered_by_a_caption() -> None:
+    questions = questions_of(rows_of(*(f"pear{letter}" for letter in "abcdefghijklmnopq")))
+    assert {one.known for one in questions[:3]} == {"an emoji of a peara", "a peara in noto style"}  # "flat" is held out
+    assert sum(one.known == "" == "".join(one.asked) for one in questions) == 1  # nothing stays nothing
+    plain, styled = questions[0], questions[2]
+    assert {"peara", "a peara", "pearay", "ripe", "an emoji of a pearay"} <= set(plain.asked)
+    assert {"a ripe in noto style", "pearay, noto style", "noto peara"} <= set(styled.asked)
+    assert (len(plain.asked), len(styled.asked)) == (4 * len(PLAIN), 4 * len(STYLED))
+    assert plain.asked.count("peara") == 2 * plain.asked.count("ripe")  # the label is half of it
+    assert not any("style" in text for text in plain.asked)
+
+
+def test_the_text_encoder_learns_words_and_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_drawings(tmp_path / "data")
+    lines = (tmp_path / "data" / "metadata.jsonl").read_text().splitlines()
+    rows = [json.loads(line) | row for line, row in zip(lines, rows_of(*"abcdef"), strict=True)]
+    (tmp_path / "data" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = save_tiny(tmp_path / "tiny")
+    before = calotype.DiffusionPipeline.from_pretrained(model)
+
+    def run(folder: str, steps: int, blend: float = 1) -> Any:
+        settings = teaching.Settings(
+            pretrained_model_name_or_path=str(model), train_data_dir=tmp_path / "data", output_dir=tmp_path / folder,
+            max_train_steps=steps, train_batch_size=4, learning_rate=1e-3, checkpointing_steps=2, num_validation_images=0,
+            looks=4, logging_steps=1, blend=blend)
+        return Trainer(teaching.Words(settings), settings, lambda text: None).run().losses
+
+    losses = run("whole", 4)
+    run("killed", 2)
+    assert run("killed", 4)[4] == losses[4]
+    run("half", 4, 0.5)
+    whole, killed, half = (load_file(tmp_path / folder / "text_encoder" / "model.safetensors")
+                           for folder in ("whole", "killed", "half"))
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+    first = load_file(model / "text_encoder" / "model.safetensors")
+    assert all(torch.allclose(half[name].float(), (whole[name] + first[name]) / 2, atol=1e-3) for name in whole)
+    assert any((half[name].float() - first[name]).abs().max() > 2e-3 for name in whole)
+    made = calotype.DiffusionPipeline.from_pretrained(tmp_path / "whole")
+    assert not torch.equal(next(made.text_encoder.parameters()), next(before.text_encoder.parameters()).half().float())
+    for part in ("unet", "vae"):  # those stay
+        assert all(torch.equal(one, other.half().float()) for one, other in zip(
+            getattr(made, part).parameters(), getattr(before, part).parameters(), strict=True))
+
+
+def test_it_is_compared_what_the_unet_reads(tmp_path: Path) -> None:
+    """In which order the places of a text stand, say, does not count, since nothing is read from it."""
+    pipeline = calotype.DiffusionPipeline.from_pretrained(save_tiny(tmp_path / "tiny"))
+    save_drawings(tmp_path / "data")
+    seen = teaching.seen_by_attention(pipeline, tmp_path / "data", seed=0, count=3)
+    assert len(seen) == 4 and all(places.ndim == 2 for _, places in seen)
+    attention, places = seen[0]
+    states = torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(attention(places[None, :7], states), attention(places[None, :7], states.flip(1)), atol=1e-5)
 
 
 def test_splits_hold_out_one_style_of_few_labels() -> None:
@@ -281,6 +367,17 @@ def test_icons_are_centred_turned_and_mirrored_and_a_damaged_one_is_named(tmp_pa
     with pytest.raises(ValueError, match="cannot draw .*bad.png"):
         drawing.draw(svg_of("bad", icons, 32), tmp_path / "bad.png")
     assert not (tmp_path / "bad.png").exists()
+
+
+def test_the_words_of_the_evaluation_are_what_people_type() -> None:
+    rows = {row["prompt"]: row for row in map(json.loads, prompts.WORDS.read_text(encoding="utf-8").splitlines())}
+    assert len(rows) >= 100 and [row["seed"] for row in rows.values()] == list(range(len(rows)))
+    assert {spoken(label) for label in prompts.LABELS} <= rows.keys() and set(prompts.CALLED.values()) <= rows.keys()
+    assert rows["squirrel"]["label"] == ["chipmunk"] and {"automobile", "police car"} <= set(rows["car"]["label"])
+    assert not any("style" in row or "style" in prompt for prompt, row in rows.items())
+    found = [{"label": label, "called": [label], "words": [label, "thing"]} for label in prompts.LABELS]
+    made = {row["prompt"]: row["label"] for row in prompts.words_of(found)}
+    assert made["rocket"] == ["rocket"] and made["squirrel"] == []
 
 
 def test_the_evaluation_prompts_are_those_of_the_splits() -> None:

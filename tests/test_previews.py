@@ -15,7 +15,7 @@ from calotype import AutoencoderKL
 from calotype.images import pil_to_tensor, previews
 from calotype.images.previews import latent_preview, rgb_factors
 
-FOUR = Path(__file__).parents[1] / "docs" / "images" / "four.png"  # four pictures of 128 pixels, 8 apart
+FOUR = Path(__file__).parents[1] / "docs" / "images" / "on-the-way.png"  # four pictures of 128 pixels, 8 apart
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from captions import Vocabulary, captions_of
+from captions import Vocabulary, captions_of, words_of
 from drawing import check_renderer, draw_all, draw_sheet
 from labels import Emoji, icon_name, read_emoji, select, svg_of
 from packages import STYLES, WORDS, Package, archive_of, read_member
@@ -76,8 +76,8 @@ def _svgs(emoji: Sequence[Emoji], archives: Mapping[str, Path], size: int) -> di
 
 def _rows(emoji: Sequence[Emoji], svgs: Mapping[str, Mapping[str, str]], vocabulary: Vocabulary) -> list[dict[str, Any]]:
     return [{"file_name": f"pictures/{style}/{one.name}.png", "text": captions_of(one, style, vocabulary), "label": one.label,
-             "style": style, "tags": list(one.tags), "group": one.group, "subgroup": one.subgroup,
-             "split": split_of(one.label, style, list(svgs[one.label]))}
+             "style": style, "tags": list(one.tags), **words_of(one, vocabulary),
+             "group": one.group, "subgroup": one.subgroup, "split": split_of(one.label, style, list(svgs[one.label]))}
             for one in emoji for style in svgs[one.label]]
 
 

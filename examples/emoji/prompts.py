@@ -1,4 +1,4 @@
-"""What a model of emoji is evaluated with: `python examples/emoji/prompts.py data/emoji` writes evaluation_prompts.jsonl."""
+"""What a model of emoji is evaluated with: `python examples/emoji/prompts.py data/emoji` writes evaluation_*.jsonl."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from phrases import spoken, with_article
 from calotype.files import staged_file
 
 FILE = Path(__file__).with_name("evaluation_prompts.jsonl")
+WORDS = Path(__file__).with_name("evaluation_words.jsonl")
 
 STYLES = ("noto", "fluent", "flat", "twemoji")
 
@@ -47,14 +48,26 @@ def prompts_of(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             for seed, (what, label, style) in enumerate(entry for entry in asked if entry[1:] in split)]
 
 
+def words_of(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Prompts of a word or two and no more, as a newcomer types them: what the labels above are called. Any emoji that has the
+    word is right: "car" may be the automobile or a railway car."""
+    rows = {row["label"]: row for row in rows}.values()
+    called = {row["label"]: row["called"] for row in rows}
+    asked = dict.fromkeys(word for label in LABELS for word in (
+        *called.get(label, ()), *(word for one, word in CALLED.items() if one == label and one in called)))
+    return [{"prompt": word, "label": [row["label"] for row in rows if word in row["words"]], "seed": seed}
+            for seed, word in enumerate(asked)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="what prepare.py wrote, of all emoji")
     lines = (parser.parse_args().folder / "metadata.jsonl").read_text(encoding="utf-8").strip().split("\n")
-    prompts = prompts_of(json.loads(line) for line in lines)
-    with staged_file(FILE) as scratch:
-        scratch.write_text("".join(json.dumps(prompt, ensure_ascii=False) + "\n" for prompt in prompts), encoding="utf-8")
-    print(f"{len(prompts)} prompts in {FILE}, {sum(prompt['split'] == 'held_out' for prompt in prompts)} of held-out pictures")
+    rows = [json.loads(line) for line in lines]
+    for file, prompts in ((FILE, prompts_of(rows)), (WORDS, words_of(rows))):
+        with staged_file(file) as scratch:
+            scratch.write_text("".join(json.dumps(prompt, ensure_ascii=False) + "\n" for prompt in prompts), encoding="utf-8")
+        print(f"{len(prompts)} prompts in {file}, {sum(one.get('split') == 'held_out' for one in prompts)} of held-out pictures")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from .defaults import read_defaults
 from .files import read_json
 from .hub import BUNDLED, Source
 from .registry import known
@@ -93,4 +94,4 @@ def describe(model: str, revision: str | None, variant: str | None) -> dict[str,
         "class": parts[""][0] if "" in parts else str(read_json(root / _INDICES[0]).get("_class_name")),
         "picture_size": [scale * one for one in (size if isinstance(size, list) else [size] * 2)] if size else None,
         "scheduler": {key: value for key, value in settings.items() if value is not None and key != "_diffusers_version"},
-        "content_hash": content_hash(root, variant)}
+        "defaults": read_defaults(root).facts(), "content_hash": content_hash(root, variant)}

@@ -29,6 +29,8 @@ def test_prompts(tmp_path):
     first, second = read_prompts(tmp_path / "p.jsonl", seed=100)
     assert first == Prompt("a red disc", 7, "disc", "red", "held_out")
     assert second == Prompt("a bar", 101)
+    (tmp_path / "several.jsonl").write_text('{"prompt": "round", "label": ["disc", "ring"], "style": "red"}')
+    assert read_prompts(tmp_path / "several.jsonl") == [Prompt("round", 0, ("disc", "ring"), "red")]
     five = read_prompts(tmp_path / "p.jsonl", seed=100, count=5)
     assert [one.prompt for one in five] == ["a red disc", "a bar"] * 2 + ["a red disc"]
     assert len({one.seed for one in five}) == 5
@@ -74,7 +76,9 @@ def test_pictures_that_are_not_there(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "said"), [
-    ('{"text": "x"}', "line 1 has no prompt"), ('{"prompt": "x", "seed": -1}', "seed is -1"), ("", "has no prompts")])
+    ('{"text": "x"}', "line 1 has no prompt"), ('{"prompt": "x", "seed": -1}', "seed is -1"), ("", "has no prompts"),
+    ('{"prompt": "x", "label": []}', "label is \\[\\], but must be a text, or several"),
+    ('{"prompt": "x", "label": ["a", 1]}', "label is .'a', 1."), ('{"prompt": "x", "style": ["a"]}', "style is .'a'.")])
 def test_bad_prompts(tmp_path, text, said):
     (tmp_path / "p.jsonl").write_text(text)
     with pytest.raises(ValueError, match=said):

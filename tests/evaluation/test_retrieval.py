@@ -34,6 +34,8 @@ def test_labels_among_the_nearest():
     found = retrieval(indices, ["a", "a", "a", "nowhere"], ["a", "b", "c", "d", "e", "f"])
     assert (found.count, found.top1, found.top5) == (3, pytest.approx(1 / 3), pytest.approx(2 / 3))  # "a" is sixth in the third
     assert math.isnan(retrieval(indices[:1], ["nowhere"], ["a"] * 6).top1)
+    several = retrieval(indices[:3], [("e", "f"), ("b", "nowhere"), ("nowhere", "else")], ["a", "b", "c", "d", "e", None])
+    assert (several.count, several.top1, several.top5) == (2, 0.5, 1.0)  # any of them is right
 
 
 def test_a_copy_a_shift_and_a_stranger(reference):
@@ -99,6 +101,11 @@ def test_styles():
     prompts = [Prompt("", 0, "disc", "green"), Prompt("", 1, "disc", "green"), Prompt("", 2, "disc")]
     assert made.styled(style[[1, 2, 0]], prompts) == 0.5
     assert made.styled(style[[1]], [Prompt("", 0)]) is None
+    turned = torch.cat([style[:-3], style[-3:].roll(1, 0)])  # those of the last shape look like another style's
+    made = Reference(rows, Seen(turned, turned, turned), None)
+    shapes = [*SHAPES]
+    assert made.styled(style[[1]], [Prompt("", 0, shapes[0], "green")]) == 1
+    assert made.styled(style[[1]], [Prompt("", 0, tuple(shapes[:-1]), "green")]) == 0  # by the only shape that was not asked for
 
 
 @pytest.mark.parametrize(("call", "said"), [

@@ -10,11 +10,13 @@ import typer
 from typer import Argument, Option
 
 from ..contents import content_hash, locate
+from ..defaults import read_defaults
 from ..hub import BUNDLED
+from ..scheduler_names import named_scheduler
 from ..words import some
 from .checks import at_home, choice, starting
 from .making import choose_device, note, progress
-from .options import CHECKPOINT, Device, Dtype, Overwrite, Steps
+from .options import CHECKPOINT, Device, Dtype, Overwrite, Scheduler, Steps
 from .process import work_begins
 from .saving import check_writable, save_sheet
 
@@ -30,7 +32,8 @@ def evaluate(
     count: Annotated[int | None, Option(
         min=2, help="Pictures that each checkpoint makes.", show_default="as many as prompts; without, 64")] = None,
     steps: Steps = None,
-    guidance: Annotated[float | None, Option(help="How much the prompt counts.", show_default="the pipeline's")] = None,
+    guidance: Annotated[float | None, Option(help="How much the prompt counts.", show_default="the checkpoint's")] = None,
+    scheduler: Scheduler = None,
     seed: Annotated[int, Option(min=0, max=2**52, help="Of pictures whose prompt names none, and of the loss's noise.")] = 0,
     batch: Annotated[int, Option(min=1, help="Pictures at once; results do not depend on it.")] = 8,
     measured: Annotated[int, Option(min=0, help=(
@@ -70,11 +73,12 @@ def evaluate(
         "data": data.resolve().name, "pictures": len(rows), "features": by.name, "seed": seed, "measured_split": split,
         "baseline": reference.baseline(), "checkpoints": {}}
     for model, name in zip(models, names, strict=True):
-        pipeline = _load(model, by.device, dtype)
+        pipeline, said = _load(model, by.device, dtype, scheduler), read_defaults(locate(model)[1]).call()
         chosen = wanted or (prompts_of(rows, count or 64, seed) if takes_prompts(pipeline) else _seeds(count or 64, seed))
         with progress(name) as tell:
             result, made = judge(
-                pipeline, reference, chosen, steps=steps, guidance=guidance, seed=seed, batch=batch, measured=measured,
+                pipeline, reference, chosen, steps=steps or said.get("steps"),
+                guidance=said.get("guidance") if guidance is None else guidance, seed=seed, batch=batch, measured=measured,
                 split=split, pictures=pictures / name if pictures else None, on_part=lambda part, done, total: tell(done, total))
         report["checkpoints"][name] = {
             "model_hash": content_hash(locate(model)[1]), "prompts_given": [vars(one) for one in chosen], **result}
@@ -100,14 +104,17 @@ def _names(models: list[str]) -> list[str]:
     return names
 
 
-def _load(model: str, device: Any, dtype: str | None) -> Any:
-    """The pipeline as it was saved."""
+def _load(model: str, device: Any, dtype: str | None, scheduler: str | None) -> Any:
+    """The pipeline as it was saved, with the solver that is wanted, or that the checkpoint says."""
     import torch
 
     from ..pipelines.base import DiffusionPipeline
 
     dtype = dtype or ("float16" if device.type == "cuda" else "float32")
-    return DiffusionPipeline.from_pretrained(model, torch_dtype=getattr(torch, dtype)).to(device)
+    pipeline: Any = DiffusionPipeline.from_pretrained(model, torch_dtype=getattr(torch, dtype)).to(device)
+    if solver := scheduler or read_defaults(locate(model)[1]).scheduler:
+        pipeline.scheduler = named_scheduler(solver, pipeline.scheduler.config)
+    return pipeline
 
 
 def _seeds(count: int, seed: int) -> list[Any]:

@@ -17,6 +17,7 @@ from .. import hub
 from ..additions import add
 from ..console import is_terminal
 from ..contents import content_hash, locate
+from ..defaults import read_defaults
 from ..files import to_json
 from ..recipe import Recipe, versions
 from ..scheduler_names import named_scheduler
@@ -97,8 +98,9 @@ def load(source: Source, task: str) -> tuple[Any, dict[str, Any]]:
             model, revision=revision, variant=variant, torch_dtype=getattr(torch, dtype))
         pipeline = turned(loaded, task, model)
         add(pipeline, additions)
-        if source.scheduler:
-            pipeline.scheduler = named_scheduler(source.scheduler, pipeline.scheduler.config)
+        said = read_defaults(locate(model, revision)[1])
+        if solver := source.scheduler or said.scheduler:
+            pipeline.scheduler = named_scheduler(solver, pipeline.scheduler.config)
         if source.compiled:
             pipeline.compile()
         place(pipeline, device, source.offload)
@@ -107,7 +109,8 @@ def load(source: Source, task: str) -> tuple[Any, dict[str, Any]]:
     finally:
         beside.shutdown(wait=False)  # after an error, nobody waits for the hash of a large checkpoint
     noted = {f"{kind}s": [dict(one.noted) for one in found] for kind, found in additions.items()}
-    return pipeline, {"task": task, **defaults(pipeline), **facts, **noted, "compiled": source.compiled}
+    call = defaults(pipeline) | said.call()
+    return pipeline, {"task": task, **call, **facts, **noted, "compiled": source.compiled}
 
 
 def plan(

@@ -38,7 +38,10 @@ Offload = Annotated[str | None, choice("offload", OFFLOADS, help=(
 Variant = Annotated[str | None, Option(help="The weights of this variant (fp16) where there are such.")]
 Revision = Annotated[str | None, Option(help="Branch, tag or commit of a Hub repository.")]
 Steps = Annotated[int | None, Option(
-    min=1, max=10_000, help="More is slower and, up to a point, better.", show_default="the pipeline's, mostly 50")]
+    min=1, max=10_000, help="More is slower and, up to a point, better.", show_default="the checkpoint's, mostly 50")]
+Scheduler = Annotated[str | None, Option(
+    callback=checks.solver, autocompletion=starting([*SHORT_NAMES, *SCHEDULERS]), show_default="the checkpoint's",
+    help="Another solver, by class or short name; see `calotype schedulers`.")]
 Strength = Annotated[float, Option(help="How much of it is made anew: above 0, to 1.")]
 Dtype = Annotated[str | None, choice("dtype", DTYPES, help=f"{', '.join(DTYPES)}.", show_default="float16 on cuda, else float32")]
 Model = Annotated[str, Option(help=CHECKPOINT, autocompletion=starting(BUNDLED, folders=True))]
@@ -49,9 +52,7 @@ class Source:
     """The checkpoint, and how it runs."""
 
     model: Model
-    scheduler: Annotated[str | None, Option(
-        callback=checks.solver, autocompletion=starting([*SHORT_NAMES, *SCHEDULERS]), help=(
-            "Another solver, by class or short name; see `calotype schedulers`."))] = None
+    scheduler: Scheduler = None
     device: Device = None
     dtype: Dtype = None
     variant: Variant = None
@@ -97,7 +98,7 @@ class Wishes:
     steps: Steps = None
     guidance: Annotated[float | None, Option(
         help="How much the prompt counts; up to 1 not at all, which is faster.",
-        show_default="the pipeline's, mostly 7.5")] = None
+        show_default="the checkpoint's, mostly 7.5")] = None
     negative: Annotated[str, Option(callback=checks.text, help="What should not be seen.")] = ""
     syntax: Annotated[str | None, choice("syntax", SYNTAXES, help=(
         "How weights are written in prompts: a1111, as (red:1.3), or compel, as red++."), show_default="there are none")] = None

@@ -55,6 +55,11 @@ def info(
         console.print("picture size: {} x {}".format(*facts["picture_size"]))
     if facts["scheduler"]:
         console.print("scheduler: " + escape(", ".join(f"{n.removeprefix('_')} {v}" for n, v in facts["scheduler"].items())))
+    said = facts["defaults"]
+    if calls := {name: value for name, value in said.items() if name != "prompts"}:
+        console.print("defaults of calls from the command line: " + escape(", ".join(f"{n} {v}" for n, v in calls.items())))
+    if "prompts" in said:
+        console.print("for example: " + escape("; ".join(said["prompts"])))
     console.print(f"content hash: {facts['content_hash']}")
 
 

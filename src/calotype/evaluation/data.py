@@ -35,11 +35,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A picture to be made: what of, the seed of its generator, and what should be seen in it."""
+    """A picture to be made: what of, the seed of its generator, and what should be seen in it: a label, or any of several."""
 
     prompt: str
     seed: int
-    label: str | None = None
+    label: str | tuple[str, ...] | None = None
     style: str | None = None
     split: str | None = None
 
@@ -62,8 +62,9 @@ def read_rows(folder: str | os.PathLike[str]) -> list[Row]:
 def read_prompts(path: str | os.PathLike[str], seed: int = 0, count: int | None = None) -> list[Prompt]:
     """The prompts in a file: rows of JSON with `prompt`, `label`, `style`, `seed`, `split` (`.jsonl`), or a text a line.
 
-    Where a row has no seed, it is `seed` plus the row's number, from 0. `count` takes so many at even
-    distances, so that every part of the file is asked for; if it has fewer, it begins again at the first, with other seeds.
+    `label` may be a list, of which any is right. Where a row has no seed, it is `seed` plus the row's number, from 0. `count`
+    takes so many at even distances, so that every part of the file is asked for; if it has fewer, it begins again at the first,
+    with other seeds.
 
     Raises:
         ValueError: a row that is none, or no rows; names the file and the line.
@@ -85,11 +86,18 @@ def _prompt(entry: Mapping[str, Any], seed: int, where: str) -> Prompt:
         raise ValueError(f"{where} has no prompt: it is {text!r:.80}")
     if isinstance(own, bool) or not isinstance(own, int) or not 0 <= own < 2**63:
         raise ValueError(f"{where}: seed is {own!r:.80}, but must be a whole number of at least 0")
-    return Prompt(text, own, **_facts(entry, where))
+    label = entry.get("label")
+    if not isinstance(label, list):
+        return Prompt(text, own, **_facts(entry, where))
+    if not label or not all(isinstance(one, str) for one in label):
+        raise ValueError(f"{where}: label is {label!r:.80}, but must be a text, or several of which any is right")
+    return Prompt(text, own, tuple(label), **_facts(entry, where, ("style", "split")))
 
 
-def _facts(entry: Mapping[str, Any], where: str) -> dict[str, str | None]:
-    facts = {name: entry.get(name) for name in ("label", "style", "split")}
+def _facts(
+    entry: Mapping[str, Any], where: str, names: Sequence[str] = ("label", "style", "split")
+) -> dict[str, str | None]:
+    facts = {name: entry.get(name) for name in names}
     for name, value in facts.items():
         if not isinstance(value, (str, type(None))):
             raise ValueError(f"{where}: {name} is {value!r:.80}, but must be a text")

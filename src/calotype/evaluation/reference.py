@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .data import TRAINED, Row, evenly, read_pictures
 from .features import Features, Seen
-from .retrieval import Neighbours, nearest, retrieval
+from .retrieval import Neighbours, fits, nearest, retrieval
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,6 @@ class Reference:
             return None
         distances = torch.cdist(style[which], self.seen.style[among])
         labels = [self.rows[j].label for j in among]
-        same = torch.tensor([[label is not None and label == asked[i].label for label in labels] for i in which])
+        same = torch.tensor([[fits(label, asked[i].label) for label in labels] for i in which])
         best = distances.masked_fill(same, torch.inf).argmin(1).tolist()
         return sum(self.rows[among[j]].style == asked[i].style for i, j in zip(which, best, strict=True)) / len(which)

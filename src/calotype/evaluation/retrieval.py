@@ -51,12 +51,21 @@ def nearest(features: Tensor, reference: Tensor, count: int = 5, *, batch: int =
     return Neighbours(torch.cat([part.indices for part in parts]), torch.cat([part.values for part in parts]))
 
 
-def retrieval(indices: Tensor, labels: Sequence[str | None], reference_labels: Sequence[str | None]) -> Retrieval:
+Label = str | tuple[str, ...] | None
+"""What is asked for: a label, any of several, or none."""
+
+
+def fits(label: str | None, asked: Label) -> bool:
+    """Whether a picture with `label` shows what was asked for."""
+    return label is not None and (label == asked if asked is None or isinstance(asked, str) else label in asked)
+
+
+def retrieval(indices: Tensor, labels: Sequence[Label], reference_labels: Sequence[str | None]) -> Retrieval:
     """Whether the nearest pictures have the labels that were asked for.
 
     Args:
         indices: [N, K] of the nearest pictures of a data set, as `nearest` gives them.
-        labels: N that were asked for. reference_labels: those of the data set.
+        labels: N that were asked for; of several together, any is right. reference_labels: those of the data set.
 
     Raises:
         ValueError: not as many labels as pictures; or nobody has a label, so that there is nothing to count.
@@ -67,7 +76,7 @@ def retrieval(indices: Tensor, labels: Sequence[str | None], reference_labels: S
         who = "the prompts" if not any(labels) else "the data set's pictures"
         raise ValueError(f"{who} have no labels, and so it cannot be told whether the nearest picture has the right one")
     there = {label for label in reference_labels if label}
-    hits = [[reference_labels[i] == label for i in row] for row, label in zip(indices[:, :5].tolist(), labels, strict=True)
-            if label in there]
+    hits = [[fits(reference_labels[i], label) for i in row]
+            for row, label in zip(indices[:, :5].tolist(), labels, strict=True) if any(fits(one, label) for one in there)]
     shares = [sum(each) / len(hits) if hits else float("nan") for each in ([hit[0] for hit in hits], [any(hit) for hit in hits])]
     return Retrieval(len(hits), *shares)

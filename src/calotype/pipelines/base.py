@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import nn
 
+from .. import defaults
 from ..config import Configured, FrozenConfig
 from ..console import progress_bar
 from ..files import read_json, staged_folder
@@ -62,6 +63,7 @@ class DiffusionPipeline(Offloading, Configured):
     _names: tuple[str, ...] = ()
     _progress: Mapping[str, Any] = MappingProxyType({})
     _fast: bool = True
+    _loaded_from: Path | None = None
 
     @property
     def fast(self) -> bool:
@@ -164,6 +166,7 @@ class DiffusionPipeline(Offloading, Configured):
                 parts[name] = None
         pipeline = pipeline_class(**parts)
         pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
+        pipeline._loaded_from = folder
         return pipeline if device is None else pipeline.to(device)  # type: ignore[return-value]
 
     @classmethod
@@ -231,6 +234,7 @@ class DiffusionPipeline(Offloading, Configured):
                 elif component is not None:
                     component.save_pretrained(scratch / name)
             self.save_config(scratch)
+            defaults.carry(self._loaded_from, scratch)
 
     # -- where it is --------------------------------------------------------------------------------------------------
 

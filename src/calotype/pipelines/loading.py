@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from .. import defaults
 from ..registry import find, known
 from ..weight_files import check_variant, variants
 
@@ -44,7 +45,7 @@ def choose_files(
     Raises:
         FileNotFoundError: a variant is asked for, and no component has weights of it.
     """
-    chosen, models = [INDEX], {}
+    chosen, models = [INDEX, *(name for name in names if name == defaults.FILE)], {}
     for part, class_name in wanted.items():
         inside = [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
         if known(class_name) and issubclass(find(class_name), nn.Module):
