@@ -140,6 +140,16 @@ def other_class(pipe: Any) -> None:
     layer.__class__ = nn.Linear if type(layer) is Negated else Negated
 
 
+class Negative(calotype.UNet2DConditionModel):
+    def forward(self, *given: Any, **options: Any) -> Any:
+        made = super().forward(*given, **options)
+        return tuple(-each for each in made) if isinstance(made, tuple) else type(made)(-made.sample)
+
+
+def other_class_of_all(pipe: Any) -> None:
+    pipe.unet.__class__ = calotype.UNet2DConditionModel if type(pipe.unet) is Negative else Negative
+
+
 def exchanged(find: Callable[[Any], Any], how: Callable[[Tensor], Tensor]) -> Callable[[Any], None]:
     """Move values around, or turn signs, without anything that PyTorch counts, and with the same sum and norm."""
     return lambda pipe: find(pipe).weight.data.copy_(how(find(pipe).weight.data).clone())
@@ -221,6 +231,7 @@ CHANGES: dict[str, Callable[[Any], None]] = {
     "the eps of a norm": eps,
     "the number of heads": heads,
     "another class": other_class,
+    "another class of the whole network": other_class_of_all,
     "a forward of one's own": replaced(norm, "forward", lambda layer, kind: lambda x: kind.forward(layer, x) * 1.2),
     "an attention of one's own": replaced(
         cross, "forward", lambda layer, kind: lambda x, context=None, mask=None: kind.forward(layer, x, context, mask) * 0.5),

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..images import OUTPUT_TYPES, postprocess
 from ..models.latent_space import unscaled
 from ..randomness import Generators, starting_noise
-from ..runtime.recording import call, checkable
+from ..runtime.recording import call, checked
 from ..schedulers.table import Table
 from ..words import check_choice
 from .base import DiffusionPipeline, ImagePipelineOutput
@@ -64,11 +64,12 @@ class UnconditionalPipeline(DiffusionPipeline):
         timesteps, kept = table.timesteps.to(self.unet.device), list[Any]()
 
         def predict(row: int, sample: Tensor) -> Tensor:
-            if not (self.fast and checkable(self.unet)):
+            structure = checked(self.unet) if self.fast else None
+            if structure is None:
                 return self.unet(sample, timesteps[row], return_dict=False)[0]
             if self._streaming or not kept:  # who streams may have changed the model in between
                 kept[:] = self.unet.moments(timesteps)
-            return call(self.unet, sample, kept[row])
+            return call(self.unet, sample, kept[row], structure=structure)
 
         return predict
 

@@ -15,7 +15,7 @@ from ..models.embeddings import sinusoidal
 from ..models.merging import at_scale, changes
 from ..prompts.encode import Prompt
 from ..randomness import check_generators, randn, starting_noise
-from ..runtime.recording import call, checkable
+from ..runtime.recording import call, checked
 from ..schedulers.table import Table
 from ..words import check_choice
 from .generation import Generation
@@ -179,17 +179,17 @@ class GuidedGeneration(Generation):
                         timestep_cond=_for_copies(self.held.get("w_embedding", timestep_cond), text), return_dict=False)[0]
 
         def output_of(unet: Any, row: int, sample: Tensor, reuse: bool, copies: int) -> Tensor:
-            fast = pipeline.fast and checkable(unet)
-            if not fast and not remembers:
+            structure = checked(unet) if pipeline.fast else None
+            if structure is None and not remembers:
                 return plainly(unet, row, sample)
-            if not fast:
+            if structure is None:
                 told.clear()
             moment, kept = tell(unet, row, reuse and copies == 2)
             at = DeepMoment(moment.times, moment.row, deep, reuse) if remembers else moment
             parts = [sample, *(self.held[name] for name in joined)]
             size = max(at.size, *map(len, parts))  # B, if nothing but the text tells the copies apart
             whole = torch.cat([repeated(part, size) for part in parts], dim=1) if joined else repeated(sample, size)
-            return call(unet, whole, at, kept)
+            return call(unet, whole, at, kept, structure)
 
         def predict(row: int, sample: Tensor) -> Tensor:
             nonlocal added

@@ -13,8 +13,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ..runtime.recording import checkable
-from ..runtime.structure import Structure, structure_of
+from ..runtime.recording import checked
+from ..runtime.structure import Structure
 from ..runtime.torch_private import dispatch_modes
 from ..runtime.weight_sums import weight_sums
 
@@ -33,10 +33,9 @@ class _Memory:
         self.sums: list[Tensor] = []
         self.states: OrderedDict[Any, Tensor] = OrderedDict()
 
-    def check(self, encoder: nn.Module) -> None:
-        """Forget everything if the encoder is not what it was."""
-        structure = structure_of(encoder)
-        sums = [weight_sums(tensor) for tensor in (*encoder.parameters(), *encoder.buffers())]
+    def check(self, structure: Structure) -> None:
+        """Forget everything if the encoder, whose structure this is, is not what it was."""
+        sums = [weight_sums(tensor) for tensor in structure.tensors]
         if structure is not self.structure or not all(map(torch.equal, sums, self.sums)):
             self.states.clear()
         self.structure, self.sums = structure, sums
@@ -72,17 +71,18 @@ def remembered(
     encoder: nn.Module, ids: Tensor, mask: Tensor | None, clip_skip: int | None, encode: Callable[[], Tensor]
 ) -> Tensor:
     """`encode()`, which is what `encoder` makes of these token ids, or a copy of what it said before."""
-    checked = _scope.get()
-    if checked is None or not _is_a_function(encoder):
+    compared = _scope.get()
+    structure = None if compared is None or not _is_a_function(encoder) else checked(encoder)
+    if compared is None or structure is None:
         return encode()
     memory = _memories.setdefault(encoder, _Memory())
     key = ids.shape, tuple(ids.flatten().tolist()), None if mask is None else tuple(mask.flatten().tolist()), clip_skip
     if not memory.lock.acquire(blocking=False):  # another thread is at it
         return encode()
     try:
-        if encoder not in checked:
-            memory.check(encoder)
-            checked.add(encoder)
+        if encoder not in compared:
+            memory.check(structure)
+            compared.add(encoder)
         states = memory.recall(key)
         if states is None:
             states = encode()
@@ -98,7 +98,6 @@ def forget(encoder: nn.Module) -> None:
 
 
 def _is_a_function(encoder: nn.Module) -> bool:
-    """Whether the same ids give the same states, nobody wants gradients, and nobody is told of a call."""
+    """Whether the same ids give the same states, nobody wants gradients, and nobody looks at operators."""
     device = next((parameter.device.type for parameter in encoder.parameters()), "cpu")
-    return not (torch.is_grad_enabled() or encoder.training or torch.is_autocast_enabled(device) or dispatch_modes()
-                or not checkable(encoder))
+    return not (torch.is_grad_enabled() or encoder.training or torch.is_autocast_enabled(device) or dispatch_modes())

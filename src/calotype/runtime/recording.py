@@ -77,18 +77,20 @@ class Recordings:
         return Recordings, ()
 
 
-def call(model: nn.Module, sample: Tensor, time: Any, text: Any = None) -> Tensor:
+def call(model: nn.Module, sample: Tensor, time: Any, text: Any = None, structure: Structure | None = None) -> Tensor:
     """What `model(sample, time[, text])` predicts, from a recording where there is one or one can be made.
 
     Args:
         model: a network whose forward takes these, and `return_dict`.
         sample: [B, C, H, W].
         time, text: a `Condition` each, kept for a generation; or whatever else the model takes, and then nothing is recorded.
+        structure: what `checked` has just said of the model, if it was asked.
     """
     scope, device = current(), sample.device.type
     if scope is None or torch.is_grad_enabled():
         return _predict(model, sample, time, text)
-    if not checkable(model):  # what it holds may change anything in the middle of a call, prepared weights too
+    structure = structure or checked(model)
+    if structure is None:  # what it holds may change anything in the middle of a call, prepared weights too
         with fast_path(False):
             return _predict(model, sample, time, text)
     if (torch.is_autocast_enabled(device) or device not in _CALLS_BEFORE or dispatch_modes() or function_modes()
@@ -98,7 +100,6 @@ def call(model: nn.Module, sample: Tensor, time: Any, text: Any = None) -> Tenso
     if not kept.lock.acquire(blocking=False):  # another thread's generation is in the middle of a call
         return _predict(model, sample, time, text)
     try:
-        structure = structure_of(model)
         if kept.structure is not structure:
             kept.begin_anew(structure)
         key = (sample.shape, sample.dtype, sample.device, time.key, text and text.key, torch.get_num_threads(),
@@ -113,10 +114,14 @@ def call(model: nn.Module, sample: Tensor, time: Any, text: Any = None) -> Tenso
         kept.lock.release()
 
 
-def checkable(model: nn.Module) -> bool:
-    """Whether it can be told, before each call, that a model is still what it was: see `structure.py`. Else nothing that was made
-    of it must be used again. An offloaded model has hooks, and weights that come and go."""
-    return not in_parts(model) and structure_of(model).unknown is None
+def checked(model: nn.Module) -> Structure | None:
+    """The structure of a model as it is now, the same object as long as nothing has changed.
+
+    It is `None` where that cannot be told (see `structure.py`); then nothing that was made of the model must be used again. An
+    offloaded model has hooks, and weights that come and go.
+    """
+    structure = None if in_parts(model) else structure_of(model)
+    return None if structure is None or structure.unknown is not None else structure
 
 
 def release(model: nn.Module) -> None:

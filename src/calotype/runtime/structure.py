@@ -58,16 +58,17 @@ class Structure:
 
     Attributes:
         unknown: what makes it impossible to say what a call depends on, in words; `None` where all code is known.
+        tensors: all that modules hold: parameters, buffers, and other attributes.
     """
 
     def __init__(self, model: nn.Module):
         self.unknown: str | None = None
-        self._root = id(model)
+        self._root, self._kind = id(model), type(model)
         self._parts: list[nn.Module] = []  # without the model itself
         self._dicts: list[dict[Any, Any]] = []
         self._hooks: list[Mapping[Any, Any]] = []  # of modules, by the dictionaries in which hooks are put
         self._collections: list[tuple[Any, Any]] = []  # a list or set, and a copy of it
-        self._tensors: list[Tensor] = []
+        self.tensors: list[Tensor] = []
         self._seen: set[int] = set()
         self._classes: dict[type, None] = {}
         self._visit_module(model)
@@ -84,7 +85,7 @@ class Structure:
     def holds(self, model: nn.Module) -> bool:
         """Whether nothing has changed since this was written down of `model`."""
         names, values = self._entries(model)
-        if len(values) != len(self._values) or not all(map(is_, values, self._values)) or names != self._names:
+        if type(model) is not self._kind or len(values) != len(self._values) or not all(map(is_, values, self._values)) or names != self._names:
             return False
         entries = self._entries_of_classes()
         return (
@@ -114,7 +115,7 @@ class Structure:
 
     def _places_of_tensors(self) -> list[Any]:
         """Where tensors are in memory, how that is read, and how often they were written to, as far as that is counted."""
-        tensors = self._tensors
+        tensors = self.tensors
         return [*map(_address, tensors), *map(Tensor.stride, tensors), *map(version, tensors),
                 *[(each.shape, each.dtype) for each in tensors]]
 
@@ -150,7 +151,7 @@ class Structure:
         elif isinstance(value, Tensor):
             if type(value) not in (Tensor, nn.Parameter, nn.Buffer):
                 self._give_up(f"{what} is a {type(value).__name__}")
-            self._tensors.append(value)
+            self.tensors.append(value)
         elif isinstance(value, dict):
             self._dicts.append(value)
             self._visit_all(value.values(), what)
