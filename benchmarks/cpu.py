@@ -17,14 +17,14 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 from unittest import mock
 
 import torch
 from torch import Tensor
 
 import calotype
-from calotype.models import attention, layers
-from calotype.runtime import recording, winograd
+from calotype.runtime import packed, recording, winograd
 from calotype.runtime.scope import fast_path
 
 Way = Callable[[], Tensor]
@@ -45,14 +45,19 @@ def stable_diffusion(latent: int) -> tuple[calotype.UNet2DConditionModel, Tensor
     return unet, torch.randn(1, 4, latent, latent), torch.randn(2, 77, 768)
 
 
+def again(unet: calotype.UNet2DConditionModel, kind: Any) -> Any:
+    """The network once more, of another class perhaps, on the same memory."""
+    with torch.device("meta"):
+        made = kind.from_config(dict(unet.config))
+    made.load_state_dict(unet.state_dict(), assign=True)
+    return made.eval()
+
+
 def peer(unet: calotype.UNet2DConditionModel) -> torch.nn.Module:
     """Diffusers' model on the same memory."""
     import diffusers
 
-    with torch.device("meta"):
-        made = diffusers.UNet2DConditionModel.from_config(dict(unet.config))
-    made.load_state_dict(unet.state_dict(), assign=True)
-    return made.eval()
+    return again(unet, diffusers.UNet2DConditionModel)
 
 
 # -- what is left out in the lines of the table --------------------------------------------------------------------------
@@ -65,45 +70,40 @@ def without_recording() -> Iterator[None]:
 
 
 def without_winograd() -> contextlib.AbstractContextManager:
-    return mock.patch.object(winograd, "pays", return_value=False)
+    return mock.patch.object(winograd, "LEAST_CHANNELS", 10**9)
 
 
-def without_doubling() -> contextlib.AbstractContextManager:
-    return mock.patch.object(layers, "convolve_doubled", return_value=None)
-
-
-def without_halves() -> contextlib.AbstractContextManager:
-    return mock.patch.object(attention, "current", return_value=None)
+def without_preparing() -> contextlib.AbstractContextManager:
+    return mock.patch.object(packed, "PREPARE", False)
 
 
 LEFT_OUT = {
     "without the tape": without_recording, "without Winograd's convolutions": without_winograd,
-    "with doubled pixels convolved": without_doubling, "with one product for value and gate": without_halves,
+    "without prepared weights": without_preparing,
 }
 
 
 def ways(unet: calotype.UNet2DConditionModel, sample: Tensor, text: Tensor) -> dict[str, Way]:
     """What is measured, by name: each a call of the network on a sample and two texts."""
-    moment, theirs = unet.moments(torch.tensor([500]))[0], peer(unet)
+    theirs, at = peer(unet), torch.tensor(500)
     twice = sample.repeat(2, 1, 1, 1)
 
-    def ours(given: Tensor, left_out: Callable = contextlib.nullcontext, fast: bool = True) -> Way:
-        kept, scope = unet.keep(text), set()
+    def ours(
+        given: Tensor, left_out: Callable = contextlib.nullcontext, fast: bool = True, compiled: bool = False
+    ) -> Way:
+        own = again(unet, calotype.UNet2DConditionModel)  # with prepared weights and recordings of its own
+        own.compiled_steps = compiled
+        kept, moment, scope = own.keep(text), own.moments(torch.tensor([500]))[0], set()
 
         def call() -> Tensor:
             with left_out(), fast_path(fast, scope):
-                return recording.call(unet, given, moment, kept)
+                return recording.call(own, given, moment, kept) if fast else own(given, at, text, return_dict=False)[0]
 
-        def on_its_own() -> Tensor:  # its layouts and its recording: those of other ways are put aside
-            vars(unet)["_recordings"] = mine
-            return call()
-
-        mine = recording.Recordings()
-        return on_its_own
+        return call
 
     return {
         "calotype": ours(sample),
-        "compiled": ours(sample, lambda: mock.patch.object(unet, "compiled_steps", True)),
+        "compiled": ours(sample, compiled=True),
         **{name: ours(sample, left_out) for name, left_out in LEFT_OUT.items()},
         "with the sample given twice": ours(twice),
         "plain (fast = False)": ours(twice, fast=False),

@@ -31,6 +31,7 @@ from .weight_sums import weight_sums
 
 _CONV_FORWARD = nn.Conv2d._conv_forward
 _CALLED = Originals((nn.Conv2d, "forward"), (nn.Conv2d, "_conv_forward"), (F, "conv2d"), (F, "linear"))
+PREPARE = True  # without, convolutions go PyTorch's way: for benchmarks
 _log = logging.getLogger(__name__)
 
 
@@ -107,7 +108,7 @@ def _scope_of(layer: nn.Conv2d, x: Tensor) -> Scope | None:
         return None
     single = x.dtype is torch.float32 and layer.weight.dtype is torch.float32
     fits = x.ndim == 4 and len(x) and x.shape[1] == layer.in_channels and not isinstance(layer.padding, str)
-    return scope if single and fits and is_plain(layer) and _works() else None
+    return scope if PREPARE and single and fits and is_plain(layer) and _works() else None
 
 
 def _weight(layer: nn.Module, kind: Any, scope: Scope, make: Callable[[Tensor], Tensor]) -> Tensor:

@@ -85,11 +85,10 @@ class Structure:
     def holds(self, model: nn.Module) -> bool:
         """Whether nothing has changed since this was written down of `model`."""
         names, values = self._entries(model)
-        if type(model) is not self._kind or len(values) != len(self._values) or not all(map(is_, values, self._values)) or names != self._names:
-            return False
         entries = self._entries_of_classes()
         return (
-            len(entries) == len(self._class_entries) and all(map(is_, entries, self._class_entries))
+            type(model) is self._kind and len(values) == len(self._values) and all(map(is_, values, self._values))
+            and names == self._names and len(entries) == len(self._class_entries) and all(map(is_, entries, self._class_entries))
             and list(map(type, self._parts)) == self._modules_kept
             and all(len(now) == len(then) and all(map(is_, now, then)) for now, then in self._collections)
             and self._places_of_tensors() == self._places and self._who_hooks_in() == self._watchers
