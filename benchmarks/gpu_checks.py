@@ -154,9 +154,9 @@ def check_recordings(setting: Setting) -> dict[str, Any]:
     for name, change, asked in cases:
         if change is not None:
             change()
-        pipe.fast = True
+        pipe._fast = True
         fast = made(*asked)
-        pipe.fast = False
+        pipe._fast = False  # `fast` would drop what is checked
         same = psnr(fast, made(*asked))
         changed = psnr(fast, before) if before is not None and before.shape == fast.shape else None
         told = changed is None or name == "again" or changed < same - 3
@@ -184,8 +184,8 @@ def without_kernels(setting: Setting, *names: str) -> Any:
 
 def without_sharing() -> Any:
     """The loop gives the UNet its sample once for both halves of guidance; here it is doubled before the UNet sees it."""
-    def doubled(unet: nn.Module, sample: Tensor, moment: Any, kept: Any = None) -> Tensor:
-        return recording.call(unet, repeated(sample, len(kept.value)), moment, kept)
+    def doubled(unet: nn.Module, sample: Tensor, moment: Any, kept: Any = None, structure: Any = None) -> Tensor:
+        return recording.call(unet, repeated(sample, len(kept.value)), moment, kept, structure)
 
     stack = ExitStack()
     stack.enter_context(patch.object(guided, "call", doubled))

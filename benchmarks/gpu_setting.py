@@ -98,7 +98,7 @@ class Setting:
             str(self.folder()), torch_dtype=dtype or self.dtype, safety_checker=None)
         pipe.set_progress_bar_config(disable=True)
         if library == "calotype":
-            pipe.fast = fast
+            pipe._fast = fast  # what the other way keeps stays
         return pipe.to(self.device)
 
     def latents(self, pipe: Any, batch: int = 1, seed: int = 0) -> Tensor:

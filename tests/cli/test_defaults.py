@@ -138,7 +138,7 @@ def test_an_evaluation_goes_by_it(telling: Path, tmp_path: Path) -> None:
     words = "evaluate", telling, "--data", save_drawings(tmp_path / "data"), "--count", 2, "--measured", 2, "-o"
     for options, expected in (((), (3, 2.0, "DPMSolverMultistepScheduler")),
                               (("--steps", 1, "--guidance", 0, "--scheduler", "ddim"), (1, 0.0, "DDIMScheduler"))):
-        call(*words, tmp_path / "report.json", *options)
+        call(*words, tmp_path / "report.json", "-f", *options)
         made = json.loads((tmp_path / "report.json").read_text())["checkpoints"]["telling"]
         assert (made["steps"], made["guidance"], made["scheduler"]) == expected
         assert math.isfinite(made["loss"]["epsilon"])

@@ -82,7 +82,7 @@ def test_versions_and_devices_are_notes(apple):
 
 
 def test_an_unknown_scheduler(apple):
-    call("generate", "a red apple", "-o", apple, "--steps", 2, "--seed", 7, "--scheduler", "PNDMScheduler")  # its own
+    call("generate", "a red apple", "-o", apple, "-f", "--steps", 2, "--seed", 7, "--scheduler", "PNDMScheduler")  # its own
     rewrite(apple, scheduler="PNDMSchedule")
     assert "did you mean 'PNDMScheduler'" in call("reproduce", apple, code=1)
     said = call("reproduce", apple, "--anyway")

@@ -31,7 +31,7 @@ def test_info():
 
 def test_info_of_a_picture(apple):
     said = call("info", apple)
-    for words in ("prompt: a red apple", "seed: 7", "scheduler: PNDMScheduler, ", "model: calotype/emoji"):
+    for words in ("prompt: a red apple", "seed: 7", "scheduler: DPMSolverMultistepScheduler, ", "model: calotype/emoji"):
         assert words in said
     rewrite(apple, prompt="a\x1b[2J\x9bcat", seed=0)
     said = call("info", apple)

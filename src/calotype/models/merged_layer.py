@@ -129,4 +129,5 @@ _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int32}
 
 def mark(weight: Tensor) -> int:
     """A number that tells the bits of a matrix or kernel, in their order, from others; the same on every device."""
-    return hash(weight_sums(weight.detach().contiguous()).cpu().numpy().tobytes())
+    matrix = weight.detach().flatten(1).contiguous()
+    return hash((matrix.shape, weight_sums(matrix).cpu().numpy().tobytes()))

@@ -17,7 +17,7 @@ import enum
 import functools
 import sys
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from itertools import chain
 from operator import is_
 from typing import Any
@@ -76,7 +76,8 @@ class Structure:
             self._give_up("there are hooks for all modules")
         self._watchers = self._who_hooks_in()
         self._namespaces = namespaces()
-        self.unknown = self.unknown or self._namespaces.unknown or _first(map(_unknown_in_class, self._classes))
+        self.unknown = self.unknown or self._namespaces.unknown or _first(
+            _unknown_in_class(kind, self._namespaces.names) for kind in self._classes)
         self._modules_kept = list(map(type, self._parts))
         self._names, self._values = self._entries(model)
         self._class_entries = self._entries_of_classes()
@@ -207,11 +208,15 @@ def known(value: Any) -> bool:
     return kind in _KNOWN_PACKAGES and known(getattr(value, "__wrapped__", len))
 
 
-def _unknown_in_class(kind: type) -> str | None:
-    """What in a class is not known to look at nothing else, in words."""
+def _unknown_in_class(kind: type, names: Container[str]) -> str | None:
+    """What in a class is not known to look at nothing else, in words; of the `names` that somebody looks up.
+
+    Others put functions of other names into PyTorch's classes (transformers does), which no model calls.
+    """
     if kind.__module__.partition(".")[0] not in _KNOWN_PACKAGES:
         return f"{kind.__qualname__} is a class of {kind.__module__}"
-    wrong = (name for name, value in vars(kind).items() if (callable(value) or hasattr(value, "__get__")) and not known(value))
+    wrong = (name for name, value in vars(kind).items() if (name in names or name.startswith("__"))
+             and (callable(value) or hasattr(value, "__get__")) and not known(value))
     return next((f"{name} of {kind.__name__} was replaced" for name in wrong), None)
 
 
@@ -242,13 +247,16 @@ class Originals:
 
 
 class Namespaces:
-    """The functions that code of models calls by name: of this library's models, and of PyTorch."""
+    """The functions that code of models calls by name: of this library's models, and of PyTorch.
+
+    Attributes:
+        names: all that this code looks up. unknown: what was put in the place of a function, in words, if anything was.
+    """
 
     def __init__(self) -> None:
         ours = {name: vars(module) for name, module in list(sys.modules.items()) if _is_of_models(name) and module is not None}
-        self._names = set(chain.from_iterable(map(_names_in, ours.values())))
-        self._count = len(ours)
-        wanted = dict.fromkeys(("torch", "torch.nn.functional", "torch.Tensor", "builtins", "math"), self._names)
+        self.names = set(chain.from_iterable(map(_names_in, ours.values())))
+        wanted = dict.fromkeys(("torch", "torch.nn.functional", "torch.Tensor", "builtins", "math"), self.names)
         self._watched: list[tuple[Mapping[str, Any], tuple[str, ...]]] = [
             (space, tuple(name for name, value in space.items() if callable(value) and name in wanted.get(where, space)))
             for where, space in (*ours.items(), *_outside().items())]
