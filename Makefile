@@ -37,19 +37,20 @@ lint: $(VENV)/.test-installed
 bench: $(VENV)/.test-installed
 	$(BIN)/python benchmarks/spine.py
 
-lock: $(VENV)/bin/python
+lock: $(VENV)/.made
 	$(BIN)/python tools/lock.py
 
 # Without build isolation what builds the package is locked, too.
-$(VENV)/bin/python: constraints.txt
+$(VENV)/.made: constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt pip hatchling editables
+	@touch $@
 
-$(VENV)/.installed: $(VENV)/bin/python pyproject.toml
+$(VENV)/.installed: $(VENV)/.made pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e .
 	@touch $@
 
-$(VENV)/.test-installed: $(VENV)/bin/python pyproject.toml
+$(VENV)/.test-installed: $(VENV)/.made pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e ".[test]"
 	@touch $@ $(VENV)/.installed
 
