@@ -175,7 +175,7 @@ def test_offloaded_models_are_refused(tiny, folder):
         tiny.set_adapters("default_0", 0.5)
     with pytest.raises(ValueError, match="is offloaded"):
         tiny.unload_lora_weights()
-    assert torch.allclose(draw(tiny), wanted, atol=1e-4)  # by plain calls, since the model has hooks now
+    assert torch.allclose(draw(tiny), wanted, atol=1e-5)
     tiny.offload(None)
     assert same(weights(tiny), loaded) and tiny.get_active_adapters() == ["default_0"]
 

@@ -173,7 +173,7 @@ def test_a_failure_leaves_it_usable(tiny):
     tiny.unet.mid_block.resnets[1].conv1.forward = fail
     with pytest.raises(KeyboardInterrupt):
         draw(tiny, prompt="a cat")
-    assert np.array_equal(draw(tiny, prompt="a cat"), expected)
+    assert np.allclose(draw(tiny, prompt="a cat"), expected, atol=1e-5)  # by plain calls, since a function was replaced
 
 
 # -- as pipelines have it ----------------------------------------------------------------------------------------------------

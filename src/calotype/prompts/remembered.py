@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from ..runtime.structure import Structure
 from ..runtime.torch_private import dispatch_modes
 from ..runtime.weight_sums import weight_sums
 
+_PLACE = "_remembered"  # where an encoder has its own
 _KEPT = 16  # batches of texts an encoder remembers
 
 _scope: ContextVar[set[nn.Module] | None] = ContextVar("remembering", default=None)
@@ -25,7 +25,7 @@ _scope: ContextVar[set[nn.Module] | None] = ContextVar("remembering", default=No
 
 
 class _Memory:
-    """What one text encoder, as it is, made of token ids."""
+    """What one text encoder, as it is, made of token ids. It stays with this very object, and is never saved."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -40,6 +40,9 @@ class _Memory:
             self.states.clear()
         self.structure, self.sums = structure, sums
 
+    def __reduce__(self) -> Any:
+        return _Memory, ()
+
     def recall(self, key: Any) -> Tensor | None:
         if key in self.states:
             self.states.move_to_end(key)
@@ -49,9 +52,6 @@ class _Memory:
         self.states[key] = states
         if len(self.states) > _KEPT:
             self.states.popitem(last=False)
-
-
-_memories: WeakKeyDictionary[nn.Module, _Memory] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def remembered(
     structure = None if compared is None or not _is_a_function(encoder) else checked(encoder)
     if compared is None or structure is None:
         return encode()
-    memory = _memories.setdefault(encoder, _Memory())
+    memory: _Memory = vars(encoder).setdefault(_PLACE, _Memory())
     key = ids.shape, tuple(ids.flatten().tolist()), None if mask is None else tuple(mask.flatten().tolist()), clip_skip
     if not memory.lock.acquire(blocking=False):  # another thread is at it
         return encode()
@@ -94,7 +94,7 @@ def remembered(
 
 def forget(encoder: nn.Module) -> None:
     """Let an encoder be asked again for every text."""
-    _memories.pop(encoder, None)
+    vars(encoder).pop(_PLACE, None)
 
 
 def _is_a_function(encoder: nn.Module) -> bool:

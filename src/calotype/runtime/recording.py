@@ -94,7 +94,7 @@ def call(model: nn.Module, sample: Tensor, time: Any, text: Any = None, structur
         with fast_path(False):
             return _predict(model, sample, time, text)
     if (torch.is_autocast_enabled(device) or device not in _CALLS_BEFORE or dispatch_modes() or function_modes()
-            or not all(condition is None or hasattr(condition, "fixed") for condition in (time, text))):
+            or in_parts(model) or not all(condition is None or hasattr(condition, "fixed") for condition in (time, text))):
         return _predict(model, sample, time, text)
     kept: Recordings = vars(model).setdefault("_recordings", Recordings())
     if not kept.lock.acquire(blocking=False):  # another thread's generation is in the middle of a call
@@ -117,11 +117,10 @@ def call(model: nn.Module, sample: Tensor, time: Any, text: Any = None, structur
 def checked(model: nn.Module) -> Structure | None:
     """The structure of a model as it is now, the same object as long as nothing has changed.
 
-    It is `None` where that cannot be told (see `structure.py`); then nothing that was made of the model must be used again. An
-    offloaded model has hooks, and weights that come and go.
+    It is `None` where that cannot be told (see `structure.py`); then nothing that was made of the model must be used again.
     """
-    structure = None if in_parts(model) else structure_of(model)
-    return None if structure is None or structure.unknown is not None else structure
+    structure = structure_of(model)
+    return structure if structure.unknown is None else None
 
 
 def release(model: nn.Module) -> None:

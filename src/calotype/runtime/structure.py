@@ -39,7 +39,7 @@ _BUILT_IN = (
     types.GetSetDescriptorType, types.MemberDescriptorType, types.MethodWrapperType,
 )
 _KEPT = "_structure"  # where a model has its own
-_OURS = {_KEPT, "_recordings"}  # what the library itself keeps on a module, and no call looks at
+_OURS = {_KEPT, "_recordings", "_remembered", "_unit"}  # what the library itself keeps on a module, and no call looks at
 _NOT_LOOKED_AT = {*FORWARD_HOOKS, *_OURS}
 
 
@@ -66,7 +66,7 @@ class Structure:
         self._root, self._kind = id(model), type(model)
         self._parts: list[nn.Module] = []  # without the model itself
         self._dicts: list[dict[Any, Any]] = []
-        self._hooks: list[Mapping[Any, Any]] = []  # of modules, by the dictionaries in which hooks are put
+        self._hooks: list[dict[Any, Any]] = []  # of modules, by the dictionaries in which hooks are put
         self._collections: list[tuple[Any, Any]] = []  # a list or set, and a copy of it
         self.tensors: list[Tensor] = []
         self._seen: set[int] = set()
@@ -110,8 +110,10 @@ class Structure:
     def _entries_of_classes(self) -> list[Any]:
         return list(chain.from_iterable(map(types.MappingProxyType.values, map(vars, self._classes))))
 
-    def _who_hooks_in(self) -> list[bool]:
-        return [hooked_everywhere(), *map(bool, self._hooks)]
+    def _who_hooks_in(self) -> list[Any]:
+        """Numbers for hooks: they themselves may hold the model."""
+        hooks = chain.from_iterable(map(dict.values, self._hooks))
+        return [hooked_everywhere(), *map(len, self._hooks), *map(id, hooks)]
 
     def _places_of_tensors(self) -> list[Any]:
         """Where tensors are in memory, how that is read, and how often they were written to, as far as that is counted."""
@@ -132,7 +134,7 @@ class Structure:
             self._dicts.append(vars(module))
         hooks = hooks_of(module)
         self._hooks += hooks
-        if any(hooks):
+        if not all(map(_brings_weights, chain.from_iterable(map(dict.values, hooks)))):
             self._give_up(f"a {name} has hooks")
         if compiled_in_place(module) or hasattr(module, "_orig_mod"):
             self._give_up(f"a {name} is compiled")
@@ -206,6 +208,11 @@ def known(value: Any) -> bool:
         return True
     kind = type(value).__module__.partition(".")[0]
     return kind in _KNOWN_PACKAGES and known(getattr(value, "__wrapped__", len))
+
+
+def _brings_weights(hook: Any) -> bool:
+    """Whether a hook is one of `offload.py`, which only has weights come and go."""
+    return type(hook).__module__ == f"{_PACKAGE}.runtime.offload"
 
 
 def _unknown_in_class(kind: type, names: Container[str]) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _UNKNOWN_HOOKS = {"unknown": True}
 
 
-def hooks_of(module: nn.Module) -> list[Mapping[Any, Any]]:
+def hooks_of(module: nn.Module) -> list[dict[Any, Any]]:
     """The dictionaries in which a module has the hooks that are told of its calls, or change what goes in or comes out."""
     return [vars(module).get(name, _UNKNOWN_HOOKS) for name in FORWARD_HOOKS]
 
