@@ -26,6 +26,8 @@ from torch import Tensor
 import calotype
 from calotype.runtime import packed, recording, winograd
 from calotype.runtime.scope import fast_path
+from calotype.runtime.structure import Structure
+from calotype.runtime.weight_sums import weight_sums
 
 Way = Callable[[], Tensor]
 
@@ -169,9 +171,33 @@ def texts(rounds: int) -> None:
         print(f"| {way} | {1000 * statistics.median(took):.1f} |", flush=True)
 
 
+def checks(rounds: int) -> None:
+    """What it costs to tell that a network is still what it was: before every step, and once a generation."""
+    with torch.device("meta"):
+        large = calotype.UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
+    small, _, _ = bundled()
+    convolutions = [layer.weight for layer in small.modules() if isinstance(layer, torch.nn.Conv2d)]
+
+    def milliseconds(call: Callable[[], object]) -> float:
+        took = []
+        for _ in range(rounds):
+            started = time.perf_counter()
+            call()
+            took.append(time.perf_counter() - started)
+        return 1000 * statistics.median(took)
+
+    print("\n| | ms |\n|---|---|")
+    for name, network in (("the bundled network", small), ("Stable Diffusion 1.5's", large)):
+        known = Structure(network)
+        print(f"| structure of {name} | {milliseconds(lambda known=known, network=network: known.holds(network)):.2f} |")
+    size = sum(weight.numel() for weight in convolutions) * 4 / 2**20
+    print(f"| sums of the bundled network's convolutions, {size:.0f} MiB | "
+          f"{milliseconds(lambda: [weight_sums(weight) for weight in convolutions]):.1f} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("bundled", "stable-diffusion", "precision", "texts"))
+    parser.add_argument("--only", choices=("bundled", "stable-diffusion", "precision", "texts", "checks"))
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--latent", type=int, default=64, help="height and width of Stable Diffusion's latents")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -186,6 +212,8 @@ def main() -> None:
             precision()
         if options.only in (None, "texts"):
             texts(options.rounds)
+        if options.only in (None, "checks"):
+            checks(options.rounds)
         if options.only in (None, "bundled"):
             measure("bundled", ways(*bundled()), options.rounds, clock)
         if options.only in (None, "stable-diffusion"):
