@@ -156,6 +156,7 @@ class GuidedGeneration(Generation):
             check_reusable(unet)
         deep, added = DeepFeatures(), torch.empty(0)  # what full steps leave for shallow ones; `added` by guidance
         told: dict[bool, tuple[list[Any], Any]] = {}
+        adapted = changes(unet)
 
         def tell(unet: Any, row: int, half: bool) -> tuple[Any, Any]:
             """The timestep of a row and the text, or the half of it that is wanted, as the model takes them.
@@ -192,8 +193,11 @@ class GuidedGeneration(Generation):
             return call(unet, whole, at, kept, structure)
 
         def predict(row: int, sample: Tensor) -> Tensor:
-            nonlocal added
+            nonlocal added, adapted
             unet = pipeline.unet  # a callback may have put in another
+            if changes(unet) != adapted:  # by a callback, or by who streams
+                adapted, deep.value = changes(unet), None
+                told.clear()
             reuse, copies = shallow[row] and deep.value is not None, len(self.text) // len(sample)
             with at_scale([unet] if pipeline._streaming else [], 1.0):
                 output = output_of(unet, row, sample, reuse, copies)
@@ -212,9 +216,9 @@ class GuidedGeneration(Generation):
             if put_back is not None:
                 sample = put_back(row, sample)
             if request.callback_on_step_end is not None:
-                before = pipeline.unet, self.text, self.held.get("w_embedding"), changes(pipeline.unet)
+                before = pipeline.unet, self.text, self.held.get("w_embedding")
                 sample = self._call_back(row, timesteps[row], sample)
-                now = pipeline.unet, self.text, self.held.get("w_embedding"), changes(pipeline.unet)
+                now = pipeline.unet, self.text, self.held.get("w_embedding")
                 if any(one is not other for one, other in zip(now, before, strict=True)):
                     deep.value = None
             return sample
